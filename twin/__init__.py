@@ -1,0 +1,1 @@
+"""The digital twin of one vLLM server that serves many LoRA adapters."""

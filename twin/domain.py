@@ -1,0 +1,533 @@
+"""The nouns everything else speaks of: adapters, workloads, servers, calibrations, reports.
+
+Standard library and numpy only. Every value validates itself when it is built, so code that
+receives one need not check it again; the error names the field and the value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from twin.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+MAX_RATE_RPS = 1e6
+"""No single vLLM server answers more; a higher rate is a mistake in units."""
+
+MAX_TOKENS = 1_000_000
+"""Above every context length that a served model has."""
+
+MAX_CV = 100.0
+"""Measured clients reach a coefficient of variation of about 30."""
+
+MAX_RANK = 1024
+"""Above every rank that vLLM accepts for `--max-lora-rank`."""
+
+
+def _require(condition: bool, name: str, message: str) -> None:  # noqa: FBT001 (an assertion's shape)
+    if not condition:
+        raise InvalidInputError(name, message)
+
+
+def _require_integer(name: str, value: int, minimum: int) -> None:
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    _require(is_integer and value >= minimum, name, f"must be an integer >= {minimum}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One LoRA adapter and the traffic it receives.
+
+    Attributes
+    ----------
+    adapter_id
+        Unique in its workload, 1 to 256 characters.
+    rank
+        LoRA rank, 1 to `MAX_RANK`.
+    rate_rps
+        Mean request rate, requests a second, > 0.
+    input_tokens_mean, output_tokens_mean
+        Mean prompt and generated length of its requests, tokens, >= 1.
+    input_tokens_cv, output_tokens_cv
+        Coefficient of variation of the lengths; None takes the shape of ShareGPT.
+    arrival_cv
+        Coefficient of variation of the gaps between requests; 1 is a Poisson process.
+    """
+
+    adapter_id: str
+    rank: int
+    rate_rps: float
+    input_tokens_mean: float
+    output_tokens_mean: float
+    input_tokens_cv: float | None = None
+    output_tokens_cv: float | None = None
+    arrival_cv: float = 1.0
+
+    def __post_init__(self) -> None:
+        Workload.from_adapters([self])
+
+
+def _float_column(values: object, length: int, name: str) -> NDArray[np.float64]:
+    column = np.ascontiguousarray(values, dtype=np.float64)
+    _require(column.shape == (length,), name, f"must have shape ({length},), got {column.shape}")
+    column.flags.writeable = False
+    return column
+
+
+def _require_rows(valid: NDArray[np.bool_], values: NDArray[Any], name: str, rule: str) -> None:
+    """Raise for the first row that is not valid, naming ``adapters[row].name``."""
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise InvalidInputError(f"adapters[{row}].{name}", f"must be {rule}, got {values[row]!s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Workload:
+    """The adapters that one fleet serves, held as columns.
+
+    Row `i` of every column belongs to the adapter `adapter_ids[i]`. Columns are read-only. NaN in a
+    `cv` column means "not given".
+
+    Attributes
+    ----------
+    base_model, gpu_type
+        Names as in a calibration's id.
+    adapter_ids
+        Unique names, length num_adapters.
+    rank
+        (num_adapters,) int32.
+    rate_rps, input_tokens_mean, output_tokens_mean
+        (num_adapters,) float64; see `Adapter`.
+    input_tokens_cv, output_tokens_cv, arrival_cv
+        (num_adapters,) float64; see `Adapter`.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming ``adapters[i].field``.
+    """
+
+    base_model: str
+    gpu_type: str
+    adapter_ids: tuple[str, ...]
+    rank: NDArray[np.int32]
+    rate_rps: NDArray[np.float64]
+    input_tokens_mean: NDArray[np.float64]
+    output_tokens_mean: NDArray[np.float64]
+    input_tokens_cv: NDArray[np.float64]
+    output_tokens_cv: NDArray[np.float64]
+    arrival_cv: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        count = len(self.adapter_ids)
+        _require(count >= 1, "adapters", "must hold at least one adapter, got 0")
+        rank = np.ascontiguousarray(self.rank)
+        _require(rank.shape == (count,), "rank", f"must have shape ({count},), got {rank.shape}")
+        _require_rows((rank >= 1) & (rank <= MAX_RANK), rank, "rank", f"in 1..{MAX_RANK}")
+        rank = rank.astype(np.int32)
+        rank.flags.writeable = False
+        object.__setattr__(self, "rank", rank)
+        for name in _FLOAT_COLUMNS:
+            object.__setattr__(self, name, _float_column(getattr(self, name), count, name))
+        self._check_ids()
+        self._check_numbers()
+
+    @classmethod
+    def from_adapters(
+        cls, adapters: Iterable[Adapter], *, base_model: str = "any", gpu_type: str = "any"
+    ) -> Self:
+        """Build the columns from rows; base model and GPU type matter to the placer only."""
+        rows = list(adapters)
+        nan = float("nan")
+        return cls(
+            base_model=base_model,
+            gpu_type=gpu_type,
+            adapter_ids=tuple(row.adapter_id for row in rows),
+            rank=np.array([row.rank for row in rows], dtype=np.int64),  # type: ignore[arg-type]
+            rate_rps=np.array([row.rate_rps for row in rows], dtype=np.float64),
+            input_tokens_mean=np.array([row.input_tokens_mean for row in rows], dtype=np.float64),
+            output_tokens_mean=np.array([row.output_tokens_mean for row in rows], dtype=np.float64),
+            input_tokens_cv=np.array(
+                [nan if row.input_tokens_cv is None else row.input_tokens_cv for row in rows]
+            ),
+            output_tokens_cv=np.array(
+                [nan if row.output_tokens_cv is None else row.output_tokens_cv for row in rows]
+            ),
+            arrival_cv=np.array([row.arrival_cv for row in rows], dtype=np.float64),
+        )
+
+    @property
+    def num_adapters(self) -> int:
+        """How many adapters the workload has."""
+        return len(self.adapter_ids)
+
+    @property
+    def offered_tok_s(self) -> float:
+        """Mean input plus output tokens that arrive a second."""
+        return float(np.sum(self.rate_rps * (self.input_tokens_mean + self.output_tokens_mean)))
+
+    def subset(self, rows: NDArray[np.integer[Any]]) -> Workload:
+        """Return the workload of these rows, in this order.
+
+        Parameters
+        ----------
+        rows
+            (k,) integer indices, k >= 1, without repetition.
+        """
+        index = np.asarray(rows)
+        columns = {name: getattr(self, name)[index] for name in ("rank", *_FLOAT_COLUMNS)}
+        return Workload(
+            base_model=self.base_model,
+            gpu_type=self.gpu_type,
+            adapter_ids=tuple(self.adapter_ids[row] for row in index),
+            **columns,
+        )
+
+    def _check_ids(self) -> None:
+        for row, adapter_id in enumerate(self.adapter_ids):
+            if not 1 <= len(adapter_id) <= 256:  # noqa: PLR2004 (stated in Adapter)
+                raise InvalidInputError(
+                    f"adapters[{row}].id", f"must have 1 to 256 characters, got {len(adapter_id)}"
+                )
+        if len(set(self.adapter_ids)) < len(self.adapter_ids):
+            repeated, _ = Counter(self.adapter_ids).most_common(1)[0]
+            row = len(self.adapter_ids) - 1 - self.adapter_ids[::-1].index(repeated)
+            raise InvalidInputError(f"adapters[{row}].id", f"must be unique, {repeated!r} is repeated")
+
+    def _check_numbers(self) -> None:
+        rate = self.rate_rps
+        _require_rows((rate > 0) & (rate <= MAX_RATE_RPS), rate, "rate_rps", f"in (0, {MAX_RATE_RPS:g}]")
+        for name in ("input_tokens_mean", "output_tokens_mean"):
+            tokens = getattr(self, name)
+            _require_rows((tokens >= 1) & (tokens <= MAX_TOKENS), tokens, name, f"in [1, {MAX_TOKENS}]")
+        for name in ("input_tokens_cv", "output_tokens_cv"):
+            cv = getattr(self, name)
+            _require_rows(np.isnan(cv) | ((cv >= 0) & (cv <= MAX_CV)), cv, name, f"in [0, {MAX_CV:g}]")
+        cv = self.arrival_cv
+        _require_rows((cv >= 0) & (cv <= MAX_CV), cv, "arrival_cv", f"in [0, {MAX_CV:g}]")
+
+
+_FLOAT_COLUMNS = (
+    "rate_rps",
+    "input_tokens_mean",
+    "output_tokens_mean",
+    "input_tokens_cv",
+    "output_tokens_cv",
+    "arrival_cv",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The flags of one vLLM server, each spelled as vLLM spells it.
+
+    Attributes
+    ----------
+    max_loras
+        Adapter slots: distinct adapters in one batch.
+    max_lora_rank
+        Every slot is reserved for this rank.
+    max_cpu_loras
+        Adapters kept in host memory; None keeps every adapter that the server serves.
+    max_num_seqs
+        Running requests at most; not above `max_num_batched_tokens` (vLLM refuses it too).
+    max_num_batched_tokens
+        Token budget of one step.
+    block_size
+        Tokens in one KV block.
+    max_model_len
+        Longest request in tokens; None takes the model's own. A launch fails when the KV cache
+        cannot hold one such request.
+    """
+
+    max_loras: int
+    max_lora_rank: int
+    max_cpu_loras: int | None = None
+    max_num_seqs: int = 2048
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_loras", "max_lora_rank", "max_num_seqs", "max_num_batched_tokens", "block_size"):
+            _require_integer(name, getattr(self, name), 1)
+        if self.max_model_len is not None:
+            _require_integer("max_model_len", self.max_model_len, 1)
+        if self.max_cpu_loras is not None:
+            _require_integer("max_cpu_loras", self.max_cpu_loras, self.max_loras)
+        _require(
+            self.max_num_seqs <= self.max_num_batched_tokens,
+            "max_num_seqs",
+            f"must be <= max_num_batched_tokens ({self.max_num_batched_tokens}), got {self.max_num_seqs}",
+        )
+
+
+def _require_law(law: object, prefix: str) -> None:
+    """Refuse a coefficient that is negative or not finite: no cost law of a server has one."""
+    for name in law.__slots__:  # type: ignore[attr-defined]
+        value = getattr(law, name)
+        ok = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+        _require(ok, f"{prefix}.{name}", f"must be finite and >= 0, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What the base model's `config.json` and vLLM's LoRA layers say about memory.
+
+    Attributes
+    ----------
+    num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, vocab_size
+        As in the model's configuration.
+    dtype_bytes
+        Bytes of one weight, KV or LoRA element.
+    max_model_len
+        Longest request the model takes, tokens.
+    has_embedding_lora
+        Whether vLLM reserves LoRA buffers for embedding and output head too (Llama yes, Qwen2 no).
+    """
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    dtype_bytes: int
+    max_model_len: int
+    has_embedding_lora: bool
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if name != "has_embedding_lora":
+                _require_integer(f"model.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLaw:
+    """Mem_max: what is left for the KV cache and the adapter slots together.
+
+    Attributes
+    ----------
+    pool_bytes
+        `gpu_memory_utilization` x GPU memory - weights - activations: slots and KV share it.
+    """
+
+    pool_bytes: float
+
+    def __post_init__(self) -> None:
+        _require_law(self, "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLaw:
+    """Lat_model: the time of one engine step, milliseconds, as a sum of non-negative terms.
+
+    ``step_ms`` is the sum of coefficient x regressor (see `twin.kernels.latency`).
+
+    Attributes
+    ----------
+    base_ms
+        Every step.
+    decode_ms
+        Each decoding request.
+    prefill_ms
+        Each prompt token computed in the step.
+    context_ms
+        Each 1,000 tokens of context that decoding requests read from the KV cache.
+    lora_ms
+        Every step that has a request for an adapter.
+    adapter_ms
+        Each distinct adapter in the batch.
+    adapter_token_ms
+        Each distinct adapter x 1,000 tokens computed (decodes and prompt tokens).
+    adapter_rank_ms
+        Each distinct adapter x `max_lora_rank` / 8 above rank 8.
+    slot_ms
+        Each adapter slot of the server, used or not.
+    """
+
+    base_ms: float
+    decode_ms: float
+    prefill_ms: float
+    context_ms: float
+    lora_ms: float
+    adapter_ms: float
+    adapter_token_ms: float
+    adapter_rank_ms: float
+    slot_ms: float
+
+    def __post_init__(self) -> None:
+        _require_law(self, "step")
+        _require(self.base_ms > 0, "step.base_ms", f"must be > 0, got {self.base_ms!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLaw:
+    """Lat_sched: time in vLLM's scheduler in one step, microseconds.
+
+    Attributes
+    ----------
+    base_us, running_us, scanned_us
+        Every step; each running request; each waiting request that the scan passes.
+    """
+
+    base_us: float
+    running_us: float
+    scanned_us: float
+
+    def __post_init__(self) -> None:
+        _require_law(self, "scheduler")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLaw:
+    """Lat_load: time to bring one adapter into a slot, milliseconds.
+
+    Attributes
+    ----------
+    cpu_ms
+        From host memory.
+    cpu_padding_ms
+        More, when the adapter's rank is below `max_lora_rank`.
+    disk_ms, disk_rank_ms
+        From disk: constant, and for each unit of the adapter's rank.
+    """
+
+    cpu_ms: float
+    cpu_padding_ms: float
+    disk_ms: float
+    disk_rank_ms: float
+
+    def __post_init__(self) -> None:
+        _require_law(self, "load")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The four fitted estimators of one server, and what they rest on.
+
+    Attributes
+    ----------
+    gpu_type, base_model, engine_version
+        Together the calibration's id.
+    model, memory, step, scheduler, load
+        The model's shapes and the estimators.
+    generated_over_requested
+        Generated tokens over requested ones: text ends early (0.991 Llama, 0.955 Qwen).
+    max_known_rank
+        Largest `max_lora_rank` that was measured; a higher one is refused, not extrapolated.
+    standard_errors, errors, provenance
+        By name: coefficient errors, each estimator's error on its data, and where it came from
+        (data, command, date).
+    """
+
+    gpu_type: str
+    base_model: str
+    engine_version: str
+    model: ModelShape
+    memory: MemoryLaw
+    step: StepLaw
+    scheduler: SchedulerLaw
+    load: LoadLaw
+    generated_over_requested: float
+    max_known_rank: int
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_type", "base_model", "engine_version"):
+            value = getattr(self, name)
+            _require(bool(value) and "/" not in value, name, f"must be a name without '/', got {value!r}")
+        ratio = self.generated_over_requested
+        _require(0 < ratio <= 1, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
+        _require_integer("max_known_rank", self.max_known_rank, 1)
+
+    @property
+    def calibration_id(self) -> str:
+        """``<gpu_type>/<base_model>/<engine-version>``."""
+        return f"{self.gpu_type}/{self.base_model}/{self.engine_version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySummary:
+    """Mean and quantiles of one latency, milliseconds; NaN where nothing was measured."""
+
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SimulationReport:
+    """What one simulated server did in its window. Definitions equal the measured runs'.
+
+    Attributes
+    ----------
+    horizon_s
+        The window, from an empty server, no warm-up cut.
+    num_requests_sent, num_requests_completed
+        Requests that reached the server in the window, and those finished in it.
+    throughput_in_tok_s, throughput_out_tok_s, throughput_tok_s
+        Tokens of completed requests over the window.
+    offered_tok_s
+        Tokens of the requests sent over the window.
+    starved
+        ``throughput_tok_s < 0.9 * offered_tok_s``.
+    ttft, itl, tpot, e2e
+        Of completed requests (ITL quantiles: of all steps, weighted by tokens emitted).
+    ttft_incl_unfinished_ms
+        Mean TTFT with every unfinished request counted as the whole window.
+    served_fraction
+        (num_adapters,) float64, completed over sent tokens of each adapter; 1 where none was sent.
+    mean_num_requests_running, mean_num_requests_waiting, max_num_requests_waiting
+        Time-weighted means, and the maximum.
+    mean_kv_usage, max_kv_usage
+        Share of KV blocks in use.
+    kv_tokens
+        Size of the KV cache, tokens.
+    num_steps, num_preemptions, num_loads
+        Engine steps, preempted requests, adapters brought into a slot.
+    mean_adapters_in_batch
+        Distinct adapters in a step, time-weighted mean.
+    """
+
+    horizon_s: float
+    num_requests_sent: int
+    num_requests_completed: int
+    throughput_in_tok_s: float
+    throughput_out_tok_s: float
+    throughput_tok_s: float
+    offered_tok_s: float
+    starved: bool
+    ttft: LatencySummary
+    itl: LatencySummary
+    tpot: LatencySummary
+    e2e: LatencySummary
+    ttft_incl_unfinished_ms: float
+    served_fraction: NDArray[np.float64]
+    mean_num_requests_running: float
+    mean_num_requests_waiting: float
+    max_num_requests_waiting: int
+    mean_kv_usage: float
+    max_kv_usage: float
+    kv_tokens: int
+    num_steps: int
+    num_preemptions: int
+    num_loads: int
+    mean_adapters_in_batch: float
+
+    def __post_init__(self) -> None:
+        assert self.num_requests_completed <= self.num_requests_sent, "completed requests were sent"
+        assert self.max_kv_usage <= 1, "KV blocks in use never exceed KV blocks"
