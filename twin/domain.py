@@ -368,7 +368,7 @@ class StepLaw:
 
     def __post_init__(self) -> None:
         _require_law(self, "step")
-        _require(self.base_ms > 0, "step.base_ms", f"must be > 0, got {self.base_ms!r}")
+        _require(self.base_ms >= 1e-3, "step.base_ms", f"must be >= 0.001, got {self.base_ms!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,95 @@
+"""Calibrations as JSON files: read, write, and the ones shipped with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from twin.domain import Calibration, LoadLaw, MemoryLaw, ModelShape, SchedulerLaw, StepLaw
+from twin.errors import InvalidInputError, UnknownCalibrationError
+
+SCHEMA_VERSION = 1
+PROFILES = Path(__file__).parent / "profiles"
+
+_PARTS = {
+    "model": ModelShape,
+    "memory": MemoryLaw,
+    "step": StepLaw,
+    "scheduler": SchedulerLaw,
+    "load": LoadLaw,
+}
+
+
+def shipped_calibration_ids() -> tuple[str, ...]:
+    """Return the ids of the calibrations shipped with the package, sorted."""
+    return tuple(
+        sorted(str(path.relative_to(PROFILES).with_suffix("")) for path in PROFILES.glob("*/*/*.json"))
+    )
+
+
+def load_calibration(id_or_path: str) -> Calibration:
+    """Return a shipped calibration by id, or one from a JSON file by path.
+
+    Raises
+    ------
+    UnknownCalibrationError
+        When neither exists.
+    InvalidInputError
+        When the file is not a calibration; the field is named.
+    """
+    if id_or_path in shipped_calibration_ids():
+        return _load_file(PROFILES / f"{id_or_path}.json")
+    path = Path(id_or_path)
+    if path.is_file():
+        return _load_file(path)
+    known = ", ".join(shipped_calibration_ids())
+    raise UnknownCalibrationError(f"calibration {id_or_path!r} is neither shipped ({known}) nor a file")
+
+
+@lru_cache(maxsize=16)
+def _load_file(path: Path) -> Calibration:
+    return calibration_from_json(path.read_text(encoding="utf-8"))
+
+
+def calibration_to_json(calibration: Calibration) -> str:
+    """Return the calibration as indented JSON that `calibration_from_json` reads back equal."""
+    document = {"schema_version": SCHEMA_VERSION, "calibration_id": calibration.calibration_id}
+    return json.dumps(document | asdict(calibration), indent=2) + "\n"
+
+
+def calibration_from_json(text: str) -> Calibration:
+    """Return the calibration that a JSON document holds.
+
+    Raises
+    ------
+    InvalidInputError
+        For text that is no JSON object, another schema version, a missing, unknown or wrong field.
+    """
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInputError("calibration", f"must be JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidInputError("calibration", "must be a JSON object")
+    version = document.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise InvalidInputError("schema_version", f"must be {SCHEMA_VERSION}, got {version!r}")
+    document.pop("calibration_id", None)
+    for name, part in _PARTS.items():
+        document[name] = _build(part, document.get(name), name)
+    return _build(Calibration, document, "calibration")
+
+
+def _build(kind: type, document: Any, name: str) -> Any:
+    if not isinstance(document, dict):
+        raise InvalidInputError(name, f"must be an object, got {document!r}")
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(document.keys() - known):
+        raise InvalidInputError(f"{name}.{unknown[0]}", "is not a field of a calibration")
+    try:
+        return kind(**document)
+    except TypeError as error:
+        raise InvalidInputError(name, f"is not complete: {error}") from error

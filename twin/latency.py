@@ -1,0 +1,50 @@
+"""The latency laws as arrays for kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twin.domain import LoadLaw, SchedulerLaw, StepLaw
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STEP_TERMS: tuple[str, ...] = StepLaw.__slots__
+SCHEDULER_TERMS: tuple[str, ...] = SchedulerLaw.__slots__
+
+
+def step_coefficients(law: StepLaw) -> NDArray[np.float64]:
+    """Return the coefficients in the order `twin.kernels.latency.step_ms` takes them, (9,) float64."""
+    return np.array([getattr(law, name) for name in STEP_TERMS], dtype=np.float64)
+
+
+def scheduler_coefficients(law: SchedulerLaw) -> NDArray[np.float64]:
+    """Return the coefficients in the order `scheduler_us` takes them, (3,) float64."""
+    return np.array([getattr(law, name) for name in SCHEDULER_TERMS], dtype=np.float64)
+
+
+def load_times_ns(
+    law: LoadLaw, rank: NDArray[np.int32], max_lora_rank: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the time to bring each adapter into a slot, from host memory and from disk.
+
+    An adapter below `max_lora_rank` is padded, which costs more than its own bytes save.
+
+    Parameters
+    ----------
+    law
+        The load law.
+    rank
+        (num_adapters,) int32.
+    max_lora_rank
+        The server's flag.
+
+    Returns
+    -------
+    Two (num_adapters,) int64 arrays, nanoseconds.
+    """
+    cpu_ms = law.cpu_ms + np.where(rank < max_lora_rank, law.cpu_padding_ms, 0.0)
+    disk_ms = law.disk_ms + law.disk_rank_ms * rank
+    return (cpu_ms * 1e6).astype(np.int64), ((cpu_ms + disk_ms) * 1e6).astype(np.int64)

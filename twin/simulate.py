@@ -1,0 +1,294 @@
+"""Run the twin: validate, pack arrays, call the kernel, check conservation, unpack a report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twin.domain import LatencySummary, SimulationReport
+from twin.errors import InvalidInputError
+from twin.kernels import engine
+from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
+from twin.memory import kv_tokens, required_kv_tokens
+from twin.workload import generate_requests
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from twin.domain import Calibration, ServerConfig, Workload
+    from twin.workload import RequestStream
+
+TWIN_VERSION = "1"
+"""Changes whenever the same input gives other results: data sets carry it."""
+
+STARVED_BELOW = 0.9
+"""A server is starved when it completes less than this share of the tokens sent."""
+
+MAX_HORIZON_S = 7 * 24 * 3600.0
+STOP_NAMES = ("queue_empty", "slots", "kv_memory", "token_budget", "max_num_seqs", "preempted")
+
+
+def simulate(
+    workload: Workload,
+    server: ServerConfig,
+    calibration: Calibration,
+    *,
+    horizon_s: float = 3600.0,
+    seed: int = 0,
+    max_unfinished_requests: int | None = None,
+) -> SimulationReport:
+    """Return what one server does with a workload in a window; same arguments, same bytes.
+
+    Parameters
+    ----------
+    workload, server, calibration
+        Who sends, with which flags, on which measured server.
+    horizon_s
+        Window from an empty server, seconds, in (0, one week].
+    seed
+        Seed of arrivals and lengths.
+    max_unfinished_requests
+        The client's limit on requests it waits for; later ones are sent when one finishes.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the field: a rank above `max_lora_rank`, slots that leave no room for one request of
+        `max_model_len`, a horizon out of range.
+    """
+    check_server(workload.rank, server, calibration)
+    if not 0 < horizon_s <= MAX_HORIZON_S:
+        raise InvalidInputError("horizon_s", f"must be in (0, {MAX_HORIZON_S:g}], got {horizon_s!r}")
+    requests = generate_requests(
+        workload,
+        horizon_s=horizon_s,
+        seed=seed,
+        max_model_len=required_kv_tokens(calibration, server.max_model_len),
+    )
+    return simulate_requests(
+        requests,
+        workload.rank,
+        server,
+        calibration,
+        horizon_s=horizon_s,
+        max_unfinished_requests=max_unfinished_requests,
+    )
+
+
+def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Calibration) -> None:
+    """Raise `InvalidInputError` where vLLM would not start or would refuse an adapter."""
+    if server.max_lora_rank > calibration.max_known_rank:
+        raise InvalidInputError(
+            "max_lora_rank",
+            f"must be <= {calibration.max_known_rank}, the largest that {calibration.calibration_id} "
+            f"was measured with, got {server.max_lora_rank}",
+        )
+    if (rank > server.max_lora_rank).any():
+        row = int(np.argmax(rank > server.max_lora_rank))
+        raise InvalidInputError(
+            f"adapters[{row}].rank", f"must be <= max_lora_rank ({server.max_lora_rank}), got {rank[row]}"
+        )
+    required = required_kv_tokens(calibration, server.max_model_len)
+    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
+    if available < required:
+        raise InvalidInputError(
+            "max_loras",
+            f"{server.max_loras} at max_lora_rank {server.max_lora_rank} leaves {available} KV tokens, "
+            f"fewer than one request of max_model_len ({required})",
+        )
+
+
+def simulate_requests(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: ServerConfig,
+    calibration: Calibration,
+    *,
+    horizon_s: float,
+    max_unfinished_requests: int | None = None,
+) -> SimulationReport:
+    """Return what one server does with given requests; see `simulate`.
+
+    Parameters
+    ----------
+    requests
+        The stream; lengths are taken as they are.
+    rank
+        (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
+    """
+    check_server(rank, server, calibration)
+    num_adapters = rank.shape[0]
+    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
+    _check_requests(requests, num_adapters, available)
+    run = EngineRun(requests, num_adapters)
+    cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
+    horizon_ns = round(horizon_s * 1e9)
+    engine.run_engine(
+        requests.arrival_ns,
+        requests.adapter_of,
+        requests.prompt_tokens,
+        requests.output_tokens,
+        cpu_load_ns,
+        disk_load_ns,
+        _flags(server, num_adapters, available, max_unfinished_requests),
+        step_coefficients(calibration.step),
+        scheduler_coefficients(calibration.scheduler),
+        horizon_ns,
+        *run.outputs,
+    )
+    return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
+
+
+class EngineRun:
+    """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
+
+    __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "sent_ns", "stop_ns", "totals")
+
+    def __init__(self, requests: RequestStream, num_adapters: int) -> None:
+        assert num_adapters >= 1
+        self.first_token_ns = np.full(requests.num_requests, -1, np.int64)
+        self.finish_ns = np.full(requests.num_requests, -1, np.int64)
+        self.sent_ns = np.full(requests.num_requests, -1, np.int64)
+        self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
+        self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
+        self.totals = np.zeros(engine.NUM_TOTALS, np.int64)
+
+    @property
+    def outputs(self) -> tuple[NDArray[np.int64], ...]:
+        """The arrays in the kernel's order."""
+        return (
+            self.first_token_ns,
+            self.finish_ns,
+            self.sent_ns,
+            self.gap_counts,
+            self.stop_ns,
+            self.totals,
+        )
+
+
+def _check_requests(requests: RequestStream, num_adapters: int, available: int) -> None:
+    if requests.num_requests == 0:
+        return
+    largest_row = int(requests.adapter_of.max())
+    if largest_row >= num_adapters:
+        raise InvalidInputError("adapter_of", f"must be < {num_adapters}, got {largest_row}")
+    longest = int((requests.prompt_tokens.astype(np.int64) + requests.output_tokens).max())
+    if longest > available:
+        raise InvalidInputError(
+            "prompt_tokens", f"and output_tokens together must be <= {available} KV tokens, got {longest}"
+        )
+
+
+def _flags(
+    server: ServerConfig, num_adapters: int, available: int, max_unfinished_requests: int | None
+) -> NDArray[np.int64]:
+    max_cpu_loras = max(num_adapters, server.max_loras)
+    if server.max_cpu_loras is not None:
+        max_cpu_loras = server.max_cpu_loras
+    return np.array(
+        [
+            server.max_loras,
+            server.max_lora_rank,
+            max_cpu_loras,
+            server.max_num_seqs,
+            server.max_num_batched_tokens,
+            server.block_size,
+            available // server.block_size,
+            max_unfinished_requests or 0,
+            1,
+        ],
+        dtype=np.int64,
+    )
+
+
+def _summary(values_ms: NDArray[np.float64]) -> LatencySummary:
+    if values_ms.shape[0] == 0:
+        return LatencySummary(mean_ms=math.nan, p50_ms=math.nan, p95_ms=math.nan, p99_ms=math.nan)
+    p50, p95, p99 = _quantiles(values_ms)
+    return LatencySummary(mean_ms=float(values_ms.mean()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    ranks = [int(level * (values.shape[0] - 1)) for level in (0.5, 0.95, 0.99)]
+    ordered = np.partition(values, ranks)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])
+
+
+def _gap_quantile_ms(gap_counts: NDArray[np.int64], level: float) -> float:
+    cumulative = np.cumsum(gap_counts)
+    if cumulative[-1] == 0:
+        return math.nan
+    index = int(np.searchsorted(cumulative, level * cumulative[-1]))
+    return 1e-3 * math.exp((index + 0.5) / engine.GAP_BINS_PER_E_FOLD)
+
+
+def _served_fraction(
+    requests: RequestStream, sent: slice, done: NDArray[np.bool_], num_adapters: int
+) -> NDArray[np.float64]:
+    tokens = (requests.prompt_tokens[sent] + requests.output_tokens[sent]).astype(np.float64)
+    adapters = requests.adapter_of[sent]
+    sent_tokens = np.bincount(adapters, weights=tokens, minlength=num_adapters)
+    done_tokens = np.bincount(adapters, weights=tokens * done, minlength=num_adapters)
+    return np.divide(done_tokens, sent_tokens, out=np.ones(num_adapters), where=sent_tokens > 0)
+
+
+def _report(
+    requests: RequestStream,
+    run: EngineRun,
+    num_adapters: int,
+    available: int,
+    block_size: int,
+    horizon_s: float,
+) -> SimulationReport:
+    horizon_ns = round(horizon_s * 1e9)
+    totals = run.totals
+    num_sent = int(totals[engine.NUM_SENT])
+    sent = slice(0, num_sent)
+    finish, first, start = run.finish_ns[sent], run.first_token_ns[sent], run.sent_ns[sent]
+    done = (finish >= 0) & (finish <= horizon_ns)
+    prompt, output = requests.prompt_tokens[sent], requests.output_tokens[sent]
+    in_tok_s = float(prompt[done].sum(dtype=np.int64)) / horizon_s
+    out_tok_s = float(output[done].sum(dtype=np.int64)) / horizon_s
+    offered_tok_s = float(prompt.sum(dtype=np.int64) + output.sum(dtype=np.int64)) / horizon_s
+
+    ttft_ms = (first[done] - start[done]) * 1e-6
+    decode_ms = (finish[done] - first[done]) * 1e-6
+    gaps = output[done] - 1
+    num_gaps = int(gaps.sum(dtype=np.int64))
+    several = gaps > 0
+    num_unfinished = num_sent - int(done.sum())
+    all_ttft_ms = float(ttft_ms.sum()) + num_unfinished * horizon_s * 1e3
+    window_ns = float(horizon_ns)
+    return SimulationReport(
+        horizon_s=horizon_s,
+        num_requests_sent=num_sent,
+        num_requests_completed=int(done.sum()),
+        throughput_in_tok_s=in_tok_s,
+        throughput_out_tok_s=out_tok_s,
+        throughput_tok_s=in_tok_s + out_tok_s,
+        offered_tok_s=offered_tok_s,
+        starved=in_tok_s + out_tok_s < STARVED_BELOW * offered_tok_s,
+        ttft=_summary(ttft_ms),
+        itl=LatencySummary(
+            mean_ms=float(decode_ms.sum()) / num_gaps if num_gaps else math.nan,
+            p50_ms=_gap_quantile_ms(run.gap_counts, 0.5),
+            p95_ms=_gap_quantile_ms(run.gap_counts, 0.95),
+            p99_ms=_gap_quantile_ms(run.gap_counts, 0.99),
+        ),
+        tpot=_summary(decode_ms[several] / gaps[several]),
+        e2e=_summary(ttft_ms + decode_ms),
+        ttft_incl_unfinished_ms=all_ttft_ms / num_sent if num_sent else math.nan,
+        served_fraction=_served_fraction(requests, sent, done, num_adapters),
+        mean_num_requests_running=totals[engine.RUNNING_NS] / window_ns,
+        mean_num_requests_waiting=totals[engine.WAITING_NS] / window_ns,
+        max_num_requests_waiting=int(totals[engine.MAX_WAITING]),
+        mean_kv_usage=totals[engine.KV_BLOCK_NS] / window_ns * block_size / available,
+        max_kv_usage=float(totals[engine.MAX_KV_BLOCKS] * block_size / available),
+        kv_tokens=available,
+        num_steps=int(totals[engine.NUM_STEPS]),
+        num_preemptions=int(totals[engine.NUM_PREEMPTIONS]),
+        num_loads=int(totals[engine.NUM_LOADS_CPU] + totals[engine.NUM_LOADS_DISK]),
+        mean_adapters_in_batch=totals[engine.ADAPTER_NS] / window_ns,
+    )

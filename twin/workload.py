@@ -1,0 +1,224 @@
+"""Request streams: when each request arrives, for which adapter, and how long it is.
+
+Lengths have a mean and a shape. Where an adapter gives no coefficient of variation its shape is
+ShareGPT's (prompts 4 + 1020 Beta(0.40, 1.48), outputs 4 + 1096 Beta(0.55, 2.60)), scaled to its
+mean; otherwise it is a gamma law. Arrivals are a stationary renewal process with gamma gaps for each
+adapter, Poisson where `arrival_cv` is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twin.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from twin.domain import Workload
+
+MAX_REQUESTS = 20_000_000
+"""A longer stream is refused: it would take more than 2 GB."""
+
+QUANTILES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestStream:
+    """Requests in order of arrival, as one server's client sends them.
+
+    Attributes
+    ----------
+    arrival_ns
+        (num_requests,) int64, sorted, >= 0.
+    adapter_of
+        (num_requests,) int32, row of the adapter in its workload.
+    prompt_tokens, output_tokens
+        (num_requests,) int32, each >= 1.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the column.
+    """
+
+    arrival_ns: NDArray[np.int64]
+    adapter_of: NDArray[np.int32]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        count = self.arrival_ns.shape[0]
+        for name in ("adapter_of", "prompt_tokens", "output_tokens"):
+            column = getattr(self, name)
+            if column.shape != (count,):
+                raise InvalidInputError(name, f"must have shape ({count},), got {column.shape}")
+        if count == 0:
+            return
+        if self.arrival_ns[0] < 0:
+            raise InvalidInputError("arrival_ns", f"must be >= 0, got {self.arrival_ns[0]}")
+        if (np.diff(self.arrival_ns) < 0).any():
+            raise InvalidInputError("arrival_ns", "must be sorted")
+        for name, minimum in (("adapter_of", 0), ("prompt_tokens", 1), ("output_tokens", 1)):
+            smallest = getattr(self, name).min()
+            if smallest < minimum:
+                raise InvalidInputError(name, f"must be >= {minimum}, got {smallest}")
+
+    @property
+    def num_requests(self) -> int:
+        """How many requests the stream holds."""
+        return self.arrival_ns.shape[0]
+
+
+def generate_requests(
+    workload: Workload, *, horizon_s: float, seed: int, max_model_len: int
+) -> RequestStream:
+    """Draw the requests of one window; same arguments, same bytes.
+
+    Parameters
+    ----------
+    workload
+        The adapters with rates and lengths.
+    horizon_s
+        Length of the window, seconds, > 0.
+    seed
+        Seed of the only random generator used.
+    max_model_len
+        Prompt and output together are cut to this many tokens.
+
+    Raises
+    ------
+    InvalidInputError
+        When the window would hold more than `MAX_REQUESTS` requests.
+    """
+    expected = float(workload.rate_rps.sum()) * horizon_s
+    if expected > MAX_REQUESTS:
+        raise InvalidInputError("rate_rps", f"gives {expected:.3g} requests in the window, more than 2e7")
+    rng = np.random.default_rng(seed)
+    arrival_ns, adapter_of = _arrivals(workload, horizon_s, rng)
+    prompt = _lengths(
+        workload.input_tokens_mean, workload.input_tokens_cv, sharegpt_input_quantiles(), adapter_of, rng
+    )
+    output = _lengths(
+        workload.output_tokens_mean, workload.output_tokens_cv, sharegpt_output_quantiles(), adapter_of, rng
+    )
+    np.minimum(prompt, max_model_len - 1, out=prompt)
+    np.minimum(output, max_model_len - prompt, out=output)
+    return RequestStream(
+        arrival_ns=arrival_ns, adapter_of=adapter_of, prompt_tokens=prompt, output_tokens=output
+    )
+
+
+@lru_cache(maxsize=8)
+def _beta_quantiles(alpha: float, beta: float, low: float, width: float) -> NDArray[np.float64]:
+    """Return QUANTILES mid-point quantiles of ``low + width * Beta(alpha, beta)``, over their mean.
+
+    With ``y = x**alpha`` the density is ``(1 - y**(1/alpha))**(beta-1)``: smooth, so a trapezoid
+    rule on a grid of y gives the distribution function without the singularity at 0.
+    """
+    grid = np.linspace(0.0, 1.0, 65_537)
+    density = (1.0 - grid ** (1.0 / alpha)) ** (beta - 1.0)
+    cumulative = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
+    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    y = np.interp(levels * cumulative[-1], cumulative, grid)
+    quantiles = low + width * y ** (1.0 / alpha)
+    quantiles /= quantiles.mean()
+    quantiles.flags.writeable = False
+    return quantiles
+
+
+def sharegpt_input_quantiles() -> NDArray[np.float64]:
+    """Return ShareGPT's prompt lengths over their mean: (QUANTILES,) float64, ascending."""
+    return _beta_quantiles(0.40, 1.48, 4.0, 1020.0)
+
+
+def sharegpt_output_quantiles() -> NDArray[np.float64]:
+    """Return ShareGPT's output lengths over their mean: (QUANTILES,) float64, ascending."""
+    return _beta_quantiles(0.55, 2.60, 4.0, 1096.0)
+
+
+def _lengths(
+    mean: NDArray[np.float64],
+    cv: NDArray[np.float64],
+    quantiles: NDArray[np.float64],
+    adapter_of: NDArray[np.int32],
+    rng: np.random.Generator,
+) -> NDArray[np.int32]:
+    count = adapter_of.shape[0]
+    drawn = quantiles[rng.integers(0, QUANTILES, size=count, dtype=np.uint16)]
+    given = ~np.isnan(cv)
+    if given.any():
+        rows = np.flatnonzero(given[adapter_of])
+        row_cv = np.maximum(cv[adapter_of[rows]], 1e-3)
+        drawn[rows] = rng.standard_gamma(row_cv**-2) * row_cv**2
+    tokens = drawn * mean[adapter_of] + 0.5
+    return np.maximum(tokens, 1.0).astype(np.int32)
+
+
+def _arrivals(
+    workload: Workload, horizon_s: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    poisson = workload.arrival_cv == 1.0
+    rows = np.flatnonzero(poisson).astype(np.int32)
+    arrival_s, adapter_of = _poisson_arrivals(workload.rate_rps[rows], horizon_s, rng)
+    adapter_of = rows[adapter_of]
+    if not poisson.all():
+        rows = np.flatnonzero(~poisson).astype(np.int32)
+        other_s, other_of = _gamma_arrivals(
+            workload.rate_rps[rows], workload.arrival_cv[rows], horizon_s, rng
+        )
+        arrival_s = np.concatenate((arrival_s, other_s))
+        adapter_of = np.concatenate((adapter_of, rows[other_of]))
+        order = np.argsort(arrival_s, kind="stable")
+        arrival_s, adapter_of = arrival_s[order], adapter_of[order]
+    return (arrival_s * 1e9).astype(np.int64), adapter_of
+
+
+def _poisson_arrivals(
+    rate_rps: NDArray[np.float64], horizon_s: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Superpose Poisson processes: given their number, arrivals are sorted uniforms, owners iid."""
+    total = float(rate_rps.sum())
+    if total == 0.0:
+        return np.empty(0), np.empty(0, np.int32)
+    count = int(rng.poisson(total * horizon_s))
+    partial_sums = np.cumsum(rng.standard_exponential(count + 1))
+    arrival_s = partial_sums[:-1] * (horizon_s / partial_sums[-1])
+    counts = rng.multinomial(count, rate_rps / total)
+    adapter_of = np.repeat(np.arange(rate_rps.shape[0], dtype=np.int32), counts)
+    rng.shuffle(adapter_of)
+    return arrival_s, adapter_of
+
+
+def _gamma_arrivals(
+    rate_rps: NDArray[np.float64],
+    arrival_cv: NDArray[np.float64],
+    horizon_s: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Draw stationary renewal processes with gamma gaps, one for each adapter, in adapter order.
+
+    The first arrival is a uniform share of a length-biased gap (gamma of shape + 1), as an observer
+    who comes at any time would see it.
+    """
+    cv = np.maximum(arrival_cv, 1e-3)
+    shape = cv**-2
+    arrivals, owners = [], []
+    for row in range(rate_rps.shape[0]):
+        scale_s = cv[row] ** 2 / rate_rps[row]
+        last_s = float(rng.uniform() * rng.standard_gamma(shape[row] + 1.0) * scale_s)
+        times = [np.array([last_s])]
+        while last_s < horizon_s:
+            missing = rate_rps[row] * (horizon_s - last_s)
+            gaps = rng.standard_gamma(shape[row], size=int(missing + 3 * missing**0.5) + 8) * scale_s
+            times.append(last_s + np.cumsum(gaps))
+            last_s = float(times[-1][-1])
+        row_s = np.concatenate(times)
+        row_s = row_s[row_s < horizon_s]
+        arrivals.append(row_s)
+        owners.append(np.full(row_s.shape[0], row, dtype=np.int32))
+    return np.concatenate(arrivals), np.concatenate(owners)
