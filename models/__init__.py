@@ -1,0 +1,1 @@
+"""Surrogates of the twin: features, data sets, training, trees, artefacts (never pydantic models)."""

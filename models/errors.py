@@ -1,0 +1,17 @@
+"""Errors of the surrogates: one root, one class for each thing a caller can mend."""
+
+
+class ModelsError(Exception):
+    """Root of every error raised by `models`."""
+
+
+class ArtefactError(ModelsError):
+    """An artefact is refused; the message says which file and why."""
+
+
+class UnknownSurrogateError(ModelsError, LookupError):
+    """No surrogate is shipped for that calibration."""
+
+
+class DatasetError(ModelsError):
+    """A data set is refused; the message says which column and why."""

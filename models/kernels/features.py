@@ -1,0 +1,356 @@
+"""Aggregates of one GPU's adapters, and the features that a surrogate's trees read.
+
+An adapter contributes `NUM_AGGREGATES` terms. All but the last `NUM_MAXIMA` are sums over the GPU's
+adapters, those are maxima: adding an adapter is one pass over a short vector, whatever the GPU
+already holds. `fill_features` turns the aggregates and two flags of the server into features and
+into the physical estimates that the trees correct.
+
+The indices below are the order of `models.features.AGGREGATES`, `FEATURES` and `CALIBRATION_VECTOR`.
+"""
+
+from math import expm1, isnan, log2
+
+import numpy as np
+from numba import njit
+
+from twin.kernels.latency import scheduler_us, step_ms
+from twin.kernels.memory import kv_tokens_kernel
+
+DEFAULT_INPUT_CV = 1.10
+"""Coefficient of variation of ShareGPT's prompts (4 + 1020 x Beta(0.40, 1.48)): where none is given."""
+
+DEFAULT_OUTPUT_CV = 1.05
+"""Coefficient of variation of ShareGPT's answers: where none is given."""
+
+# Sums and maxima over adapters.
+(
+    COUNT,
+    RATE,
+    RATE_SQUARED,
+    RATE_IN,
+    RATE_OUT,
+    RATE_IN_SQUARED,
+    RATE_IN_OUT,
+    RATE_OUT_SQUARED,
+    RATE_RANK,
+    RATE_ARRIVAL_VARIANCE,
+    TOKENS_SQUARED,
+    RANK,
+) = range(12)
+ACTIVE = 12
+"""First of the `NUM_ACTIVE` sums of ``1 - exp(-u tau)``, u = rate x output tokens."""
+NUM_ACTIVE = 28
+ACTIVE_TAU_0 = 2.0**-13
+"""Smallest tau, seconds a generated token; each next one is twice as long, up to 2^14."""
+MAX_RANK = ACTIVE + NUM_ACTIVE
+MAX_RATE = MAX_RANK + 1
+NUM_SUMS = MAX_RANK
+NUM_MAXIMA = 2
+NUM_AGGREGATES = NUM_SUMS + NUM_MAXIMA
+
+# What the formulas need of a calibration and of the flags a surrogate is trained for.
+STEP_COEFFICIENTS = 0
+SCHEDULER_COEFFICIENTS = 9
+MEMORY = 12
+LOAD_MS = 16
+GENERATED_OVER_REQUESTED = 17
+MAX_NUM_SEQS = 18
+MAX_NUM_BATCHED_TOKENS = 19
+BLOCK_SIZE = 20
+HORIZON_S = 21
+NUM_CALIBRATION = 22
+
+# Features.
+(
+    RHO,
+    SLOTS_OVER_ACTIVE,
+    SLOTS_OVER_HOT,
+    SLOTS_OVER_COUNT,
+    KV_PRESSURE,
+    BUDGET_PRESSURE,
+    SEQS_PRESSURE,
+    BATCH,
+    STEP_MS,
+    KV_REQUESTS,
+    RESIDENCE_SHARE,
+    LOAD_SHARE,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    CONTEXT_TOKENS,
+    OUTPUT_CV,
+    RATE_SUM,
+    RATE_EVENNESS,
+    TOKENS_EVENNESS,
+    MAX_RATE_SHARE,
+    ARRIVAL_CV,
+    NUM_ADAPTERS,
+    MAX_LORAS,
+    MAX_LORA_RANK,
+    RANK_FILL,
+) = range(25)
+NUM_FEATURES = 25
+
+MIN_RATE_RPS = 1e-9
+"""One request in 30 years: smaller rates count as this, so that no square underflows."""
+
+MIN_SERVED_FRACTION = 0.01
+"""Floor of the physical estimate: what divides a measured fraction must not vanish."""
+
+NUM_SECANTS = 3
+"""Evaluations of the step law spent on the operating point; more changes no feature visibly."""
+
+
+@njit(cache=True, nogil=True)
+def adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv):
+    """Write one adapter's terms; NaN for a length's cv stands for the shape of ShareGPT.
+
+    Parameters
+    ----------
+    terms
+        (NUM_AGGREGATES,) float64, overwritten: sums first, then maxima.
+    rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv
+        As in `twin.domain.Adapter`.
+    """
+    if isnan(input_cv):
+        input_cv = DEFAULT_INPUT_CV
+    if isnan(output_cv):
+        output_cv = DEFAULT_OUTPUT_CV
+    rate_rps = max(rate_rps, MIN_RATE_RPS)
+    tokens_per_s = rate_rps * (input_tokens + output_tokens)
+    terms[COUNT] = 1.0
+    terms[RATE] = rate_rps
+    terms[RATE_SQUARED] = rate_rps * rate_rps
+    terms[RATE_IN] = rate_rps * input_tokens
+    terms[RATE_OUT] = rate_rps * output_tokens
+    terms[RATE_IN_SQUARED] = rate_rps * input_tokens * input_tokens * (1.0 + input_cv * input_cv)
+    terms[RATE_IN_OUT] = rate_rps * input_tokens * output_tokens
+    terms[RATE_OUT_SQUARED] = rate_rps * output_tokens * output_tokens * (1.0 + output_cv * output_cv)
+    terms[RATE_RANK] = rate_rps * rank
+    terms[RATE_ARRIVAL_VARIANCE] = rate_rps * arrival_cv * arrival_cv
+    terms[TOKENS_SQUARED] = tokens_per_s * tokens_per_s
+    terms[RANK] = rank
+    # y(tau) = 1 - exp(-u tau), and y(2 tau) = y (2 - y).
+    y = -expm1(-rate_rps * output_tokens * ACTIVE_TAU_0)
+    for k in range(NUM_ACTIVE):
+        terms[ACTIVE + k] = y
+        y *= 2.0 - y
+    terms[MAX_RANK] = rank
+    terms[MAX_RATE] = rate_rps
+
+
+@njit(cache=True, nogil=True)
+def add_terms(aggregates, terms):
+    """Add one adapter's terms, or another group's aggregates, to a GPU's aggregates, in place.
+
+    Parameters
+    ----------
+    aggregates, terms
+        (NUM_AGGREGATES,) float64; all zeros is a GPU without adapters.
+    """
+    for k in range(NUM_SUMS):
+        aggregates[k] += terms[k]
+    for k in range(NUM_SUMS, NUM_AGGREGATES):
+        aggregates[k] = max(aggregates[k], terms[k])
+
+
+@njit(cache=True, nogil=True)
+def joined_terms(out, aggregates, terms):
+    """Write to `out` what `add_terms` would make of `aggregates`, and leave them as they are."""
+    for k in range(NUM_SUMS):
+        out[k] = aggregates[k] + terms[k]
+    for k in range(NUM_SUMS, NUM_AGGREGATES):
+        out[k] = max(aggregates[k], terms[k])
+
+
+@njit(cache=True, nogil=True)
+def add_adapter(aggregates, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv):
+    """Add one adapter to a GPU's aggregates in place.
+
+    A loop that adds the same adapter to many GPUs calls `adapter_terms` once and `add_terms` often.
+    """
+    terms = np.empty(NUM_AGGREGATES)
+    adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv)
+    add_terms(aggregates, terms)
+
+
+@njit(cache=True, nogil=True)
+def expected_active(aggregates, tau_s):
+    """Return the expected number of adapters with a request running: the sum of 1 - exp(-u tau).
+
+    A cubic in log tau through the four nearest stored values; linear below them, constant above.
+    Each adapter's curve is smooth in log tau, so the error is under 1 %.
+
+    Parameters
+    ----------
+    aggregates
+        (NUM_AGGREGATES,) float64.
+    tau_s
+        Seconds that a generated token occupies its request: the step in a server that keeps up,
+        batch / sum(rate x output tokens) in one whose batch is given.
+    """
+    position = log2(tau_s / ACTIVE_TAU_0)
+    if position < 1.0:
+        return aggregates[ACTIVE + 1] * (0.5 * tau_s / ACTIVE_TAU_0)
+    k = int(position)
+    if k >= NUM_ACTIVE - 2:
+        return aggregates[ACTIVE + NUM_ACTIVE - 1]
+    t = position - k
+    s, u, v = t + 1.0, t - 1.0, t - 2.0
+    k += ACTIVE
+    return (s * u * v * aggregates[k] - s * t * v * aggregates[k + 1]) * 0.5 + (
+        s * t * u * aggregates[k + 2] - t * u * v * aggregates[k - 1]
+    ) / 6.0
+
+
+@njit(cache=True, nogil=True)
+def _batch_step(calibration, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank):
+    """Return the mean step, milliseconds, of a server that runs `batch` requests, and its adapters.
+
+    Prompt tokens a step are what keeps the batch full; adapters are the expected distinct ones among
+    the batch, of which at most the slots take part in the step.
+    """
+    active = expected_active(aggregates, batch / aggregates[RATE_OUT])
+    model_ms = step_ms(
+        calibration[STEP_COEFFICIENTS:SCHEDULER_COEFFICIENTS],
+        batch,
+        batch * in_per_out,
+        batch * context_tokens,
+        min(active, float(max_loras)),
+        max_lora_rank,
+        max_loras,
+    )
+    return model_ms + 1e-3 * scheduler_us(calibration[SCHEDULER_COEFFICIENTS:MEMORY], batch, 0.0), active
+
+
+@njit(cache=True, nogil=True)
+def _operating_batch(
+    calibration, aggregates, work_tok_s, max_batch, step_full_ms, in_per_out, context_tokens, max_loras, rank
+):
+    """Return the running requests that Little's law asks for: B = work x step(B), at most `max_batch`.
+
+    Regula falsi: step(B) increases and is nearly straight, so a few secants do.
+    """
+    work = 1e-3 * work_tok_s
+    high, gap_high = max_batch, work * step_full_ms - max_batch
+    if gap_high >= 0.0:
+        return max_batch
+    low = 1e-6 * max_batch
+    step, _ = _batch_step(calibration, aggregates, low, in_per_out, context_tokens, max_loras, rank)
+    gap_low = work * step - low
+    if gap_low <= 0.0:
+        return low
+    for _ in range(NUM_SECANTS):
+        middle = low + (high - low) * gap_low / (gap_low - gap_high)
+        step, _ = _batch_step(calibration, aggregates, middle, in_per_out, context_tokens, max_loras, rank)
+        gap = work * step - middle
+        if gap > 0.0:
+            low, gap_low = middle, gap
+        else:
+            high, gap_high = middle, gap
+    return low + (high - low) * gap_low / (gap_low - gap_high)
+
+
+@njit(cache=True, nogil=True)
+def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
+    """Write the features of one GPU and return the physical estimates that the trees correct.
+
+    Parameters
+    ----------
+    aggregates
+        (NUM_AGGREGATES,) float64 of at least one adapter.
+    max_loras, max_lora_rank
+        Flags of the server.
+    calibration
+        (NUM_CALIBRATION,) float64 from `models.features.calibration_vector`.
+    out
+        (NUM_FEATURES,) float, overwritten, in the order of `models.features.FEATURES`.
+
+    Returns
+    -------
+    served_fraction, itl_ms, ttft_ms, offered_tok_s
+        By formula alone (`models.features` states them).
+    """
+    count = aggregates[COUNT]
+    rate_rps = aggregates[RATE]
+    generated = calibration[GENERATED_OVER_REQUESTED]
+    work_tok_s = generated * aggregates[RATE_OUT]
+    prompt_tok_s = aggregates[RATE_IN]
+    offered_tok_s = work_tok_s + prompt_tok_s
+    in_per_out = prompt_tok_s / work_tok_s
+    # A running request is met in proportion to its output length: second moments, not means.
+    in_when_running = generated * aggregates[RATE_IN_OUT] / work_tok_s
+    out_when_running = generated * generated * aggregates[RATE_OUT_SQUARED] / work_tok_s
+    context_tokens = in_when_running + 0.5 * out_when_running + 0.5 * calibration[BLOCK_SIZE]
+
+    # The fullest batch, and the load relative to the capacity at it.
+    kv = kv_tokens_kernel(calibration[MEMORY:LOAD_MS], max_loras, max_lora_rank, int(calibration[BLOCK_SIZE]))
+    kv_requests = max(kv / context_tokens, 1.0)
+    budget_requests = calibration[MAX_NUM_BATCHED_TOKENS] / (1.0 + in_per_out)
+    max_batch = max(min(kv_requests, budget_requests, calibration[MAX_NUM_SEQS]), 1.0)
+    step_full_ms, _ = _batch_step(
+        calibration, aggregates, max_batch, in_per_out, context_tokens, max_loras, max_lora_rank
+    )
+    rho = 1e-3 * work_tok_s * step_full_ms / max_batch
+
+    # The batch, the step and the adapters at this load.
+    batch = _operating_batch(
+        calibration,
+        aggregates,
+        work_tok_s,
+        max_batch,
+        step_full_ms,
+        in_per_out,
+        context_tokens,
+        max_loras,
+        max_lora_rank,
+    )
+    operating_ms, active = _batch_step(
+        calibration, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank
+    )
+    wanted_batch = max(batch, rho * max_batch)
+    tau_s = batch / aggregates[RATE_OUT]
+    hot = expected_active(aggregates, 0.125 * tau_s)
+    # An adapter's busy period begins as often as d(active)/d(tau) / output tokens; it needs a load
+    # where slots are fewer than adapters.
+    begun_per_s = (
+        (active - expected_active(aggregates, 0.5 * tau_s)) / (0.5 * tau_s) * rate_rps / aggregates[RATE_OUT]
+    )
+    loads_per_s = max(1.0 - max_loras / count, 0.0) * begun_per_s
+
+    unfinished_tok_s = batch * (in_when_running + out_when_running) / calibration[HORIZON_S]
+    residence_share = unfinished_tok_s / offered_tok_s
+    saturation = min(1.0, 1.0 / rho)
+    served_fraction = max(saturation - residence_share, MIN_SERVED_FRACTION)
+    input_tokens = prompt_tok_s / rate_rps
+    output_tokens = aggregates[RATE_OUT] / rate_rps
+    prefill_ms = calibration[STEP_COEFFICIENTS + 2] * input_tokens
+    ttft_ms = 1.5 * operating_ms + prefill_ms + 500.0 * calibration[HORIZON_S] * (1.0 - saturation)
+
+    out[RHO] = rho
+    out[SLOTS_OVER_ACTIVE] = max_loras / active
+    out[SLOTS_OVER_HOT] = max_loras / hot
+    out[SLOTS_OVER_COUNT] = max_loras / count
+    out[KV_PRESSURE] = wanted_batch / kv_requests
+    out[BUDGET_PRESSURE] = wanted_batch / budget_requests
+    out[SEQS_PRESSURE] = wanted_batch / calibration[MAX_NUM_SEQS]
+    out[BATCH] = batch
+    out[STEP_MS] = operating_ms
+    out[KV_REQUESTS] = kv_requests
+    out[RESIDENCE_SHARE] = residence_share
+    out[LOAD_SHARE] = 1e-3 * loads_per_s * calibration[LOAD_MS]
+    out[INPUT_TOKENS] = input_tokens
+    out[OUTPUT_TOKENS] = output_tokens
+    out[CONTEXT_TOKENS] = context_tokens
+    output_squared = aggregates[RATE_OUT_SQUARED] / rate_rps
+    out[OUTPUT_CV] = max(output_squared / (output_tokens * output_tokens) - 1.0, 0.0) ** 0.5
+    out[RATE_SUM] = rate_rps
+    out[RATE_EVENNESS] = rate_rps * rate_rps / aggregates[RATE_SQUARED]
+    tokens_per_s = prompt_tok_s + aggregates[RATE_OUT]
+    out[TOKENS_EVENNESS] = tokens_per_s * tokens_per_s / aggregates[TOKENS_SQUARED]
+    out[MAX_RATE_SHARE] = aggregates[MAX_RATE] / rate_rps
+    out[ARRIVAL_CV] = (aggregates[RATE_ARRIVAL_VARIANCE] / rate_rps) ** 0.5
+    out[NUM_ADAPTERS] = count
+    out[MAX_LORAS] = max_loras
+    out[MAX_LORA_RANK] = max_lora_rank
+    out[RANK_FILL] = aggregates[RANK] / (count * max_lora_rank)
+    return served_fraction, operating_ms, ttft_ms, offered_tok_s
