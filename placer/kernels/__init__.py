@@ -1,0 +1,1 @@
+"""Compiled loops of the placer: arrays and scalars only."""

@@ -1,0 +1,236 @@
+"""First-Fit-Decreasing over open GPUs, one adapter at a time, each GPU with a `max_loras` of its own.
+
+A GPU's state is its vector of aggregates, so a trial costs one addition and one evaluation of the
+trees, whatever the number of its adapters. Three things keep trials few: a GPU's present
+`max_loras` is asked first and the others only when it fails; a refusal is remembered for every
+adapter that costs as much or nearly; and the best-case utilisation of `placer.bounds` refuses
+without asking. `tests/support/packing_oracle.py` states the same rules in plain Python.
+"""
+
+import numpy as np
+from numba import njit
+
+from models.kernels.features import OUTPUT_TOKENS, adapter_terms, joined_terms
+from models.kernels.surrogate import evaluate, evaluate_all
+
+RETRY_BELOW = 0.95
+"""A GPU that refused an adapter is asked again for one that costs less than this share of it."""
+
+# What became of an adapter: a GPU's number, or one of these.
+NO_GPU_LEFT, STARVES_ALONE, OVERLOADS_ALONE, NO_MEMORY = -1, -2, -3, -4
+
+
+@njit(cache=True, nogil=True)
+def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
+    """Return the ladder's index with the least starvation probability, and that probability.
+
+    Ties go to the larger served fraction, then to fewer slots. `max_loras` above the adapters that
+    the GPU holds is pointless, so the ladder ends at the first step that holds them all.
+
+    Parameters
+    ----------
+    surrogate
+        `SurrogateArrays` of the surrogate.
+    aggregates
+        (NUM_AGGREGATES,) float64.
+    ladder
+        (k,) int64, ascending values of `max_loras` that fit in memory at this rank; 0 where none is left.
+    max_lora_rank, count
+        Slot rank of the GPU, and its adapters.
+    scratch
+        (NUM_FEATURES,) float32, overwritten.
+    """
+    best, best_risk, best_served = -1, 2.0, 0.0
+    for index in range(ladder.shape[0]):
+        if ladder[index] == 0:
+            break
+        served, risk = evaluate(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
+        if risk < best_risk or (risk == best_risk and served > best_served):
+            best, best_risk, best_served = index, risk, served
+        if ladder[index] >= count:
+            break
+    return best, best_risk
+
+
+@njit(cache=True, nogil=True)
+def utilisation(sums, loads):
+    """Return the best-case utilisation of a GPU with these sums and one adapter more."""
+    steps = max(sums[1] + loads[1], sums[2] + loads[2], sums[3] + loads[3])
+    return sums[0] + loads[0] + steps
+
+
+@njit(cache=True, nogil=True)
+def pack(
+    order,
+    rank_class,
+    traffic,
+    loads,
+    cost,
+    slot_ranks,
+    ladders,
+    surrogate,
+    starvation_risk,
+    max_adapters,
+    segregated,
+    gpu_of,
+    gpu_class,
+    gpu_choice,
+    gpu_count,
+    aggregates,
+    scratch,
+):
+    """Place adapters in this order, each on the first GPU that takes it; return the number of GPUs.
+
+    Parameters
+    ----------
+    order
+        (num_adapters,) int64, rows of the workload.
+    rank_class
+        (num_adapters,) int64, index in `slot_ranks` of the slot that an adapter needs.
+    traffic
+        (num_adapters, 7) float64: rank, rate, input and output tokens, their cvs, arrival cv.
+    loads
+        (num_adapters, 4) float64 from `placer.bounds.best_case_loads`.
+    cost
+        (num_adapters,) float64: what `order` descends in and refusals are remembered by.
+    slot_ranks
+        (num_classes,) int64, ascending `max_lora_rank` values.
+    ladders
+        (num_classes, k) int64: feasible `max_loras` of each class, ascending, padded with 0.
+    surrogate
+        `SurrogateArrays` of the surrogate.
+    starvation_risk
+        Largest probability of starvation that a GPU may have.
+    max_adapters
+        Adapters that one GPU may hold.
+    segregated
+        Whether a GPU takes adapters of one rank class only.
+    gpu_of
+        (num_adapters,) int64, receives each adapter's GPU or why it has none.
+    gpu_class, gpu_choice, gpu_count
+        (max_gpus,) int64, receive each GPU's rank class, ladder index and adapters.
+    aggregates
+        (max_gpus, NUM_AGGREGATES) float64 zeros, receive each GPU's state.
+    scratch
+        (NUM_FEATURES,) float32, overwritten.
+    """
+    max_gpus = gpu_class.shape[0]
+    sums = np.zeros((max_gpus, 4))
+    refused = np.full((max_gpus, slot_ranks.shape[0]), np.inf)
+    terms = np.empty(aggregates.shape[1])
+    trial = np.empty(aggregates.shape[1])
+    num_gpus = 0
+    for position in range(order.shape[0]):
+        row = order[position]
+        own_class = rank_class[row]
+        a = traffic[row]
+        adapter_terms(terms, a[0], a[1], a[2], a[3], a[4], a[5], a[6])
+        placed = NO_GPU_LEFT
+
+        # --- The first open GPU that takes it.
+        for gpu in range(num_gpus):
+            joint_class = max(gpu_class[gpu], own_class)
+            if cost[row] >= refused[gpu, joint_class] or gpu_count[gpu] >= max_adapters:
+                continue
+            if segregated and gpu_class[gpu] != own_class:
+                continue
+            if utilisation(sums[gpu], loads[row]) > 1.0:
+                continue
+            joined_terms(trial, aggregates[gpu], terms)
+            rank, ladder = slot_ranks[joint_class], ladders[joint_class]
+            choice = gpu_choice[gpu]
+            risk = 2.0
+            if ladder[choice] > 0:
+                _, risk = evaluate(surrogate, trial, ladder[choice], rank, scratch)
+            if risk > starvation_risk:
+                choice, risk = best_choice(surrogate, trial, ladder, rank, gpu_count[gpu] + 1, scratch)
+            if risk > starvation_risk:
+                refused[gpu, joint_class] = RETRY_BELOW * cost[row]
+                continue
+            gpu_class[gpu] = joint_class
+            gpu_choice[gpu] = choice
+            aggregates[gpu] = trial
+            placed = gpu
+            break
+
+        # --- Else a GPU of its own, if one alone carries it.
+        if placed < 0:
+            rank, ladder = slot_ranks[own_class], ladders[own_class]
+            choice, risk = best_choice(surrogate, terms, ladder, rank, 1, scratch)
+            if choice < 0:
+                placed = NO_MEMORY
+            elif loads[row, 0] + max(loads[row, 1], loads[row, 2], loads[row, 3]) > 1.0:
+                placed = OVERLOADS_ALONE
+            elif risk > starvation_risk:
+                placed = STARVES_ALONE
+            elif num_gpus < max_gpus:
+                placed = num_gpus
+                num_gpus += 1
+                gpu_class[placed] = own_class
+                gpu_choice[placed] = choice
+                aggregates[placed] = terms
+
+        gpu_of[row] = placed
+        if placed >= 0:
+            gpu_count[placed] += 1
+            sums[placed] += loads[row]
+    return num_gpus
+
+
+RISK_TIE = 0.005
+"""Starvation probabilities nearer than this are the same: a leaf's share of a few hundred runs."""
+
+
+@njit(cache=True, nogil=True)
+def finish(
+    surrogate,
+    aggregates,
+    gpu_class,
+    gpu_count,
+    slot_ranks,
+    ladders,
+    starvation_risk,
+    gpu_choice,
+    features,
+    predicted,
+):
+    """Choose each GPU's final `max_loras`, and write its features and predictions.
+
+    The least starvation probability wins; among those within `RISK_TIE` of it, the shortest mean
+    request (TTFT + ITL x output tokens). It is at most the probability that `pack` accepted.
+
+    Parameters
+    ----------
+    surrogate, slot_ranks, ladders, starvation_risk
+        As in `pack`.
+    aggregates, gpu_class, gpu_count
+        (num_gpus, ...) as `pack` left them.
+    gpu_choice
+        (num_gpus,) int64, receives the index in the ladder.
+    features
+        (num_gpus, NUM_FEATURES) float32, receives the features at that choice.
+    predicted
+        (num_gpus, 5) float64, receives `evaluate_all`'s results at that choice.
+    """
+    for gpu in range(gpu_class.shape[0]):
+        rank, ladder = slot_ranks[gpu_class[gpu]], ladders[gpu_class[gpu]]
+        count = gpu_count[gpu]
+        row = features[gpu]
+        _, least = best_choice(surrogate, aggregates[gpu], ladder, rank, count, row)
+        accepted = min(least + RISK_TIE, max(starvation_risk, least))
+        shortest_ms = np.inf
+        for index in range(ladder.shape[0]):
+            if ladder[index] == 0:
+                break
+            _, risk, itl_ms, ttft_ms, _ = evaluate_all(surrogate, aggregates[gpu], ladder[index], rank, row)
+            request_ms = ttft_ms + itl_ms * row[OUTPUT_TOKENS]
+            if risk <= accepted and request_ms < shortest_ms:
+                shortest_ms = request_ms
+                gpu_choice[gpu] = index
+            if ladder[index] >= count:
+                break
+        served, risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
+            surrogate, aggregates[gpu], ladder[gpu_choice[gpu]], rank, row
+        )
+        predicted[gpu, 0], predicted[gpu, 1], predicted[gpu, 2] = served, risk, itl_ms
+        predicted[gpu, 3], predicted[gpu, 4] = ttft_ms, offered_tok_s

@@ -1,0 +1,56 @@
+"""What one GPU may be: slots that fit in memory, and nothing the surrogate has not seen.
+
+Memory comes first: a `max_loras` that leaves the KV cache too small for one longest request is no
+candidate, whatever the trees would say of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.kernels import features as feature
+from placer.ranks import ACCEPTED_MAX_LORA_RANKS
+from twin.memory import feasible_max_loras
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from placer.problem import PlacementProblem
+
+MAX_LORAS_LADDER = (
+    *(1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+    *(640, 768, 896, 1024),
+)
+"""Values of `max_loras` that a plan may choose; finer steps change no prediction visibly."""
+
+
+def max_adapters_per_gpu(problem: PlacementProblem) -> int:
+    """Return the most adapters that one GPU of the surrogate's training served."""
+    return max(int(problem.surrogate.ranges[feature.NUM_ADAPTERS, 1]), 1)
+
+
+def usable_slot_ranks(problem: PlacementProblem) -> tuple[int, ...]:
+    """Return the `max_lora_rank` values that the calibration knows, ascending."""
+    known = problem.calibration.max_known_rank
+    return tuple(rank for rank in ACCEPTED_MAX_LORA_RANKS if rank <= known)
+
+
+def max_loras_ladders(problem: PlacementProblem) -> NDArray[np.int64]:
+    """Return the feasible values of `max_loras` for each usable slot rank.
+
+    Returns
+    -------
+    (num_slot_ranks, len(MAX_LORAS_LADDER)) int64: each row ascending, padded with 0. The surrogate's
+    training range cuts both ends.
+    """
+    least, greatest = problem.surrogate.ranges[feature.MAX_LORAS]
+    ladder = np.array([value for value in MAX_LORAS_LADDER if least <= value <= greatest], dtype=np.int64)
+    ranks = usable_slot_ranks(problem)
+    ladders = np.zeros((len(ranks), len(ladder)), dtype=np.int64)
+    for row, rank in enumerate(ranks):
+        most = feasible_max_loras(problem.calibration, rank, problem.max_model_len)
+        feasible = ladder[ladder <= most]
+        ladders[row, : len(feasible)] = feasible
+    return ladders

@@ -1,0 +1,106 @@
+"""The placer's answer: which adapter on which GPU, with which flags, and what could not be placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.surrogate import Prediction
+
+BindingConstraint = Literal["throughput", "slots", "kv_memory", "none"]
+"""What a GPU would run out of first; ``none`` where it is far from every limit."""
+
+UnplacedCode = Literal["request_too_long", "memory", "overload", "starvation_risk", "max_gpus"]
+"""Why an adapter has no GPU: see `Unplaced`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GpuPlan:
+    """One GPU of a plan: one vLLM server and the adapters it serves.
+
+    Attributes
+    ----------
+    gpu
+        Its number in the plan, from 0.
+    rows
+        (num_adapters of this GPU,) int64, rows of the workload in the order of placing, heaviest first;
+        read-only.
+    max_loras, max_lora_rank
+        Flags of the server.
+    predicted
+        What the surrogate says of it.
+    binding_constraint
+        What it would run out of first.
+    """
+
+    gpu: int
+    rows: NDArray[np.int64]
+    max_loras: int
+    max_lora_rank: int
+    predicted: Prediction
+    binding_constraint: BindingConstraint
+
+    @property
+    def max_cpu_loras(self) -> int:
+        """Adapters kept in host memory: all of the GPU's, and as many as vLLM demands (`max_loras`)."""
+        return max(len(self.rows), self.max_loras)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaced:
+    """An adapter without a GPU.
+
+    Attributes
+    ----------
+    row
+        Its row in the workload.
+    code
+        ``request_too_long``: its mean request is longer than the server takes; ``memory``: no
+        `max_loras` leaves room for one request beside its slots; ``overload``: one GPU alone cannot
+        serve it, even at best; ``starvation_risk``: alone on a GPU it starves too probably, with any
+        `max_loras`; ``max_gpus``: every GPU allowed is full.
+    reason
+        The same for a reader, with the numbers.
+    """
+
+    row: int
+    code: UnplacedCode
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placement:
+    """A plan. Every adapter of the workload is on one GPU or in `unplaced`.
+
+    Attributes
+    ----------
+    gpus
+        The servers, numbered from 0; none is empty.
+    unplaced
+        Adapters without a GPU, by row.
+    lower_bound
+        GPUs that no plan with every adapter placed goes below; see `placer.bounds`.
+    """
+
+    gpus: tuple[GpuPlan, ...]
+    unplaced: tuple[Unplaced, ...]
+    lower_bound: int
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every adapter has a GPU."""
+        return not self.unplaced
+
+    @property
+    def num_gpus(self) -> int:
+        """How many GPUs the plan uses."""
+        return len(self.gpus)
+
+    @property
+    def gap(self) -> int | None:
+        """GPUs above the lower bound; None where some adapter has no GPU."""
+        return self.num_gpus - self.lower_bound if self.feasible else None

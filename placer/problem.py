@@ -1,0 +1,119 @@
+"""What is asked of the placer: a workload, the server it runs on, and how sure the plan must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from placer.errors import InvalidProblemError, UnsupportedObjectiveError
+from placer.ranks import ACCEPTED_MAX_LORA_RANKS, slot_rank_classes
+
+if TYPE_CHECKING:
+    from models.surrogate import Surrogate
+    from twin.domain import Calibration, Workload
+
+SUPPORTED_OBJECTIVES = ("min_gpus",)
+KNOWN_OBJECTIVES = ("min_gpus", "min_latency")
+
+DEFAULT_STARVATION_RISK = 0.05
+
+MAX_GPUS = 1_000_000
+"""A larger `max_gpus` is a mistake in units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacementProblem:
+    """Place every adapter of a workload on some GPU so that no GPU starves or runs out of memory.
+
+    Attributes
+    ----------
+    workload
+        The adapters; its base model and GPU type are those of the calibration.
+    calibration
+        What one server costs in time and memory.
+    surrogate
+        The trees that predict starvation on that calibration.
+    objective
+        ``min_gpus``: the fewest GPUs.
+    max_gpus
+        GPUs at most; None is no limit.
+    starvation_risk
+        Largest predicted probability of starvation that one GPU may have, in (0, 1).
+    max_model_len
+        Longest request in tokens that every server takes; None takes the model's own.
+
+    Raises
+    ------
+    InvalidProblemError
+        Naming the field, adapters as ``adapters[i].rank``.
+    """
+
+    workload: Workload
+    calibration: Calibration
+    surrogate: Surrogate
+    objective: str = "min_gpus"
+    max_gpus: int | None = None
+    starvation_risk: float = DEFAULT_STARVATION_RISK
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_objective()
+        _require_integer("max_gpus", self.max_gpus, MAX_GPUS)
+        longest = self.calibration.model.max_model_len
+        _require_integer("max_model_len", self.max_model_len, longest)
+        if not 0 < self.starvation_risk < 1:  # NaN fails too
+            raise InvalidProblemError("starvation_risk", f"must be in (0, 1), got {self.starvation_risk!r}")
+        self._check_identity()
+        self._check_ranks()
+
+    @property
+    def longest_request_tokens(self) -> int:
+        """Longest request that a server takes, tokens."""
+        return self.calibration.model.max_model_len if self.max_model_len is None else self.max_model_len
+
+    def _check_objective(self) -> None:
+        if self.objective not in KNOWN_OBJECTIVES:
+            raise InvalidProblemError(
+                "objective", f"must be one of {', '.join(KNOWN_OBJECTIVES)}, got {self.objective!r}"
+            )
+        if self.objective not in SUPPORTED_OBJECTIVES:
+            raise UnsupportedObjectiveError(
+                "objective",
+                f"{self.objective!r} is not available yet, use one of {', '.join(SUPPORTED_OBJECTIVES)}",
+            )
+
+    def _check_identity(self) -> None:
+        for name in ("base_model", "gpu_type"):
+            asked, known = getattr(self.workload, name), getattr(self.calibration, name)
+            if asked != known:
+                raise InvalidProblemError(name, f"must be {known!r}, the calibration's, got {asked!r}")
+        if not self.surrogate.agrees_with(self.calibration):
+            raise InvalidProblemError(
+                "surrogate",
+                f"must be trained on calibration {self.calibration.calibration_id!r} as it is, "
+                f"got one of {self.surrogate.calibration_id!r}",
+            )
+
+    def _check_ranks(self) -> None:
+        """Refuse ranks whose slots would be larger than any that was measured: no extrapolation."""
+        known = self.calibration.max_known_rank
+        usable = sum(rank <= known for rank in ACCEPTED_MAX_LORA_RANKS)
+        ranks = self.workload.rank
+        refused = slot_rank_classes(ranks) >= usable
+        if refused.any():
+            row = int(np.argmax(refused))
+            largest = ACCEPTED_MAX_LORA_RANKS[usable - 1] if usable else 0
+            raise InvalidProblemError(
+                f"adapters[{row}].rank",
+                f"must be <= {largest}, the largest rank the calibration knows, got {ranks[row]}",
+            )
+
+
+def _require_integer(name: str, value: int | None, largest: int) -> None:
+    if value is None:
+        return
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or not 1 <= value <= largest:
+        raise InvalidProblemError(name, f"must be an integer in 1..{largest}, got {value!r}")
