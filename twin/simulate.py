@@ -137,6 +137,8 @@ def simulate_requests(
         scheduler_coefficients(calibration.scheduler),
         horizon_ns,
         *run.outputs,
+        np.empty((0, engine.NUM_SAMPLED), np.int64),
+        1,
     )
     return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
 

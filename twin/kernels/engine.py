@@ -53,6 +53,8 @@ NUM_STOPS = 6
 ) = range(14)
 NUM_TOTALS = 14
 
+NUM_SAMPLED = 5
+
 GAP_BINS_PER_E_FOLD = 100
 NUM_GAP_BINS = 2400
 """Bins of the token-gap histogram: 1 % wide, from 1 microsecond to 7 hours."""
@@ -83,8 +85,10 @@ def run_engine(
     gap_counts,
     stop_ns,
     totals,
+    samples,
+    sample_stride,
 ):
-    """Serve a list of requests until the horizon; the last six arrays receive the result.
+    """Serve a list of requests until the horizon; the arrays after it receive the result.
 
     Parameters
     ----------
@@ -109,6 +113,11 @@ def run_engine(
         (NUM_STOPS,) int64 zeros: time in steps by what ended their admission.
     totals
         (NUM_TOTALS,) int64 zeros: counts, and time integrals.
+    samples
+        (num_samples, NUM_SAMPLED) int64: the state of every `sample_stride`-th step, as long as rows
+        last: decodes, prompt tokens, context tokens, distinct adapters, scanned requests.
+    sample_stride
+        Integer >= 1.
     """
     max_loras, max_lora_rank, max_cpu_loras = flags[0], flags[1], flags[2]
     max_num_seqs, token_budget, block_size = flags[3], flags[4], flags[5]
@@ -438,6 +447,10 @@ def run_engine(
         totals[LOAD_NS] += load_ns
         totals[SCHEDULER_NS] += scheduler_ns
         stop_ns[stop] += counted_ns
+        if step % sample_stride == 0 and step // sample_stride < samples.shape[0]:
+            sample = samples[step // sample_stride]
+            sample[0], sample[1], sample[2] = num_decodes, prefill_tokens, context_tokens
+            sample[3], sample[4] = num_active, num_scanned
         gap_counts[gap_bin(duration_ns)] += num_decodes
         now_ns = end_ns
 

@@ -1,0 +1,232 @@
+"""Measured runs of real servers: read a run table, and restate a run's configuration as twin input.
+
+Only what was configured becomes an input; what came out of a run is kept apart as its outcome.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from twin.domain import Calibration, ServerConfig, Workload
+from twin.errors import InvalidInputError
+from twin.simulate import STARVED_BELOW
+
+DEFAULT_GPU_TYPE = "h100-64gb"
+DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
+
+MEMORY_ERRORS = frozenset({"kv_smaller_than_max_len", "oom_torch", "no_memory_for_kv_blocks"})
+"""Failures that mean "does not fit"; every other failure is the infrastructure's."""
+
+CLIENT_MAX_UNFINISHED = 26_500
+"""The benchmark client of these runs runs out of ports at about this many open requests."""
+
+_REQUIRED = (
+    "model",
+    "adapters",
+    "max_loras",
+    "max_lora_rank",
+    "lora_rank_pool",
+    "adapter_rate_counts",
+    "pool_mean_input_len",
+    "pool_mean_output_len",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What came out of a run; NaN where it was not recorded."""
+
+    throughput_tok_s: float
+    itl_ms: float
+    ttft_ms: float
+    ttft_incl_unfinished_ms: float
+    mean_num_requests_running: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """One hour of one real server.
+
+    Attributes
+    ----------
+    run_id, model, group
+        Names; `group` is the workload group, for leaving out.
+    max_loras, max_lora_rank, max_cpu_loras
+        The server's flags.
+    rank_pool
+        Ranks dealt round-robin over the adapters, then shuffled.
+    rates_rps
+        One Poisson rate for each adapter; empty where a failed run did not record them.
+    input_len_mean, output_len_mean
+        Mean requested lengths, tokens.
+    duration_s
+        The window; 3,600 s where it was not recorded.
+    sent_requests
+        Requests really sent, where it was counted.
+    outcome
+        None for a run that failed.
+    error
+        Name of the failure, empty for a run that ended.
+    """
+
+    run_id: str
+    model: str
+    group: str
+    max_loras: int
+    max_lora_rank: int
+    max_cpu_loras: int
+    rank_pool: tuple[int, ...]
+    rates_rps: tuple[float, ...]
+    input_len_mean: float
+    output_len_mean: float
+    duration_s: float
+    sent_requests: int | None
+    outcome: RunOutcome | None
+    error: str
+
+    @property
+    def sum_rate_rps(self) -> float:
+        """Requests a second that the client meant to send."""
+        return math.fsum(self.rates_rps)
+
+    @property
+    def ideal_tok_s(self) -> float:
+        """Tokens a second that the client meant to have served."""
+        return self.sum_rate_rps * (self.input_len_mean + self.output_len_mean)
+
+    @property
+    def failed_for_memory(self) -> bool:
+        """Whether the server did not start for want of memory."""
+        return self.error in MEMORY_ERRORS
+
+    def is_starved(self, throughput_tok_s: float) -> bool:
+        """Judge a throughput, predicted or measured, against what the client meant to send."""
+        return throughput_tok_s < STARVED_BELOW * self.ideal_tok_s
+
+
+def read_runs(path: str | Path) -> tuple[MeasuredRun, ...]:
+    """Read a run table (columns as in ``h100_vllm/runs.csv``).
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the line and column that is missing or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
+        return tuple(_read_run(row, line) for line, row in enumerate(reader, start=2))
+
+
+def server_of(run: MeasuredRun) -> ServerConfig:
+    """Return the flags that the run's server was started with."""
+    return ServerConfig(
+        max_loras=run.max_loras,
+        max_lora_rank=run.max_lora_rank,
+        max_cpu_loras=max(run.max_cpu_loras, run.max_loras),
+    )
+
+
+def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Workload:
+    """Return the run's workload as the server saw it.
+
+    Text ends early, so outputs are shorter than requested by the calibration's ratio. Where the
+    number of requests sent was counted, rates are scaled to it as long as the client kept up
+    (unfinished requests below its limit explain a larger gap). Which rank got which rate is not
+    recorded: ranks are shuffled by `seed`.
+    """
+    count = len(run.rates_rps)
+    ranks = np.resize(np.array(run.rank_pool, dtype=np.int64), count)
+    np.random.default_rng(seed).shuffle(ranks)
+    nan = np.full(count, math.nan)
+    return Workload(
+        base_model=run.model,
+        gpu_type=DEFAULT_GPU_TYPE,
+        adapter_ids=tuple(f"adapter-{row}" for row in range(count)),
+        rank=ranks.astype(np.int32),
+        rate_rps=np.array(run.rates_rps) * _sent_over_nominal(run),
+        input_tokens_mean=np.full(count, run.input_len_mean),
+        output_tokens_mean=np.full(count, run.output_len_mean * calibration.generated_over_requested),
+        input_tokens_cv=nan,
+        output_tokens_cv=nan,
+        arrival_cv=np.ones(count),
+    )
+
+
+def _sent_over_nominal(run: MeasuredRun) -> float:
+    if run.sent_requests is None:
+        return 1.0
+    nominal = run.sum_rate_rps * run.duration_s
+    return run.sent_requests / nominal
+
+
+def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
+    def number(name: str, default: float = math.nan) -> float:
+        text = row.get(name) or ""
+        if not text:
+            return default
+        try:
+            return float(text)
+        except ValueError as error:
+            raise InvalidInputError(f"runs line {line}, {name}", f"must be a number, got {text!r}") from error
+
+    error = row.get("error", "") if row.get("failed", "False") == "True" else ""
+    sent = number("sent_requests")
+    outcome = None
+    if not error:
+        outcome = RunOutcome(
+            throughput_tok_s=number("tot_tok_s"),
+            itl_ms=number("mean_itl_ms"),
+            ttft_ms=number("mean_ttft_ms"),
+            ttft_incl_unfinished_ms=number("ttft_incl_unfinished_ms"),
+            mean_num_requests_running=number("mean_running"),
+        )
+    return MeasuredRun(
+        run_id=row.get("run_id") or f"line-{line}",
+        model=row["model"],
+        group=row.get("workload") or "",
+        max_loras=int(number("max_loras")),
+        max_lora_rank=int(number("max_lora_rank")),
+        max_cpu_loras=int(number("max_cpu_loras", number("adapters"))),
+        rank_pool=_rank_pool(row["lora_rank_pool"], line),
+        rates_rps=_rates(row["adapter_rate_counts"], line) if not error or row["adapter_rate_counts"] else (),
+        input_len_mean=number("pool_mean_input_len"),
+        output_len_mean=number("pool_mean_output_len"),
+        duration_s=number("duration_s", 3600.0),
+        sent_requests=None if math.isnan(sent) else int(sent),
+        outcome=outcome,
+        error=error,
+    )
+
+
+def _rank_pool(text: str, line: int) -> tuple[int, ...]:
+    try:
+        return tuple(int(rank) for rank in text.split())
+    except ValueError as error:
+        raise InvalidInputError(
+            f"runs line {line}, lora_rank_pool", f"must be ranks, got {text!r}"
+        ) from error
+
+
+def _rates(text: str, line: int) -> tuple[float, ...]:
+    """Parse ``rate x count; …`` into one rate for each adapter."""
+    rates: list[float] = []
+    try:
+        for part in text.split(";"):
+            rate, count = part.split("x")
+            rates.extend([float(rate)] * int(count))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"runs line {line}, adapter_rate_counts", f"must be 'rate x count; …', got {text!r}"
+        ) from error
+    return tuple(rates)
