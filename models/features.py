@@ -4,13 +4,12 @@ One table serves the data set, the teacher, the trees, the placer and the docume
 that computes it is `models.kernels.features`; formulas use its words:
 
 - sums run over the GPU's adapters; `rate`, `in`, `out` are an adapter's request rate and mean lengths;
-  `g` is the calibration's generated over requested tokens;
-- `context = (g sum(rate in out) + g^2 sum(rate E[out^2]) / 2) / (g sum(rate out)) + block_size / 2`: KV
-  tokens of a running request (long answers are met more often, hence the second moment);
+- `context = (sum(rate in out) + sum(rate E[out^2]) / 2) / sum(rate out) + block_size / 2`: KV tokens
+  of a running request (long answers are met more often, hence the second moment);
 - `B_max = min(KV / context, max_num_batched_tokens / (1 + in/out), max_num_seqs)`: the fullest batch;
 - `active(tau) = sum(1 - exp(-rate out tau))`: adapters with a request running, tau seconds a token;
 - `step(B) = Lat_model(B, B in/out, B context, min(max_loras, active(B / sum(rate out)))) + Lat_sched(B)`;
-- `capacity = B_max (1 + in/out) / step(B_max)`, `B = min(B_max, g sum(rate out) step(B))` (Little's law).
+- `capacity = B_max (1 + in/out) / step(B_max)`, `B = min(B_max, sum(rate out) step(B))` (Little's law).
 
 The physical estimates that trees correct: served fraction `min(1, 1/rho) - residence_share`, ITL
 `step(B)`, TTFT `1.5 step(B) + prefill of one prompt + (1 - 1/rho) horizon / 2`.
@@ -44,9 +43,13 @@ class Feature(NamedTuple):
 
 
 FEATURES: tuple[Feature, ...] = (
-    Feature("rho", "1", "offered_tok_s / capacity = g sum(rate out) step(B_max) / B_max"),
+    Feature("rho", "1", "offered_tok_s / capacity = sum(rate out) step(B_max) / B_max"),
     Feature("slots_over_active", "1", "max_loras / active(B / sum(rate out))"),
-    Feature("slots_over_hot", "1", "max_loras / active(B / sum(rate out) / 8)"),
+    Feature(
+        "slots_over_hot",
+        "1",
+        "max_loras / hot, hot = sum((1 - exp(-rate out tau / 4))^2), tau = B / sum(rate out)",
+    ),
     Feature("slots_over_count", "1", "max_loras / num_adapters"),
     Feature("kv_pressure", "1", "max(B, rho B_max) context / KV"),
     Feature("budget_pressure", "1", "max(B, rho B_max) (1 + in/out) / max_num_batched_tokens"),
@@ -55,7 +58,12 @@ FEATURES: tuple[Feature, ...] = (
     Feature("step_ms", "ms", "step(B)"),
     Feature("kv_requests", "requests", "KV / context"),
     Feature("residence_share", "1", "tokens of requests in flight at the window's end / tokens offered"),
-    Feature("load_share", "1", "(1 - max_loras / num_adapters)+ active'(tau) / out x load_ms / 1000"),
+    Feature(
+        "load_share", "1", "(1 - max_loras / num_adapters)+ active'(tau) / output_tokens x load_ms / 1000"
+    ),
+    Feature(
+        "scan_share", "1", "scanned_us sum(rate) horizon (1 - 1/rho)+ / 2 / step(B): a full scan of the queue"
+    ),
     Feature("input_tokens", "tokens", "sum(rate in) / sum(rate)"),
     Feature("output_tokens", "tokens", "sum(rate out) / sum(rate)"),
     Feature("context_tokens", "tokens", "context"),
@@ -105,7 +113,6 @@ def calibration_vector(
             memory_vector(calibration),
             [
                 calibration.load.cpu_ms,
-                calibration.generated_over_requested,
                 flags.max_num_seqs,
                 flags.max_num_batched_tokens,
                 flags.block_size,

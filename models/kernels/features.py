@@ -16,11 +16,11 @@ from numba import njit
 from twin.kernels.latency import scheduler_us, step_ms
 from twin.kernels.memory import kv_tokens_kernel
 
-DEFAULT_INPUT_CV = 1.10
+DEFAULT_INPUT_CV = 1.113
 """Coefficient of variation of ShareGPT's prompts (4 + 1020 x Beta(0.40, 1.48)): where none is given."""
 
-DEFAULT_OUTPUT_CV = 1.05
-"""Coefficient of variation of ShareGPT's answers: where none is given."""
+DEFAULT_OUTPUT_CV = 1.045
+"""Coefficient of variation of ShareGPT's answers (4 + 1096 x Beta(0.55, 2.60)): where none is given."""
 
 # Sums and maxima over adapters.
 (
@@ -53,12 +53,11 @@ STEP_COEFFICIENTS = 0
 SCHEDULER_COEFFICIENTS = 9
 MEMORY = 12
 LOAD_MS = 16
-GENERATED_OVER_REQUESTED = 17
-MAX_NUM_SEQS = 18
-MAX_NUM_BATCHED_TOKENS = 19
-BLOCK_SIZE = 20
-HORIZON_S = 21
-NUM_CALIBRATION = 22
+MAX_NUM_SEQS = 17
+MAX_NUM_BATCHED_TOKENS = 18
+BLOCK_SIZE = 19
+HORIZON_S = 20
+NUM_CALIBRATION = 21
 
 # Features.
 (
@@ -74,6 +73,7 @@ NUM_CALIBRATION = 22
     KV_REQUESTS,
     RESIDENCE_SHARE,
     LOAD_SHARE,
+    SCAN_SHARE,
     INPUT_TOKENS,
     OUTPUT_TOKENS,
     CONTEXT_TOKENS,
@@ -87,8 +87,8 @@ NUM_CALIBRATION = 22
     MAX_LORAS,
     MAX_LORA_RANK,
     RANK_FILL,
-) = range(25)
-NUM_FEATURES = 25
+) = range(26)
+NUM_FEATURES = 26
 
 MIN_RATE_RPS = 1e-9
 """One request in 30 years: smaller rates count as this, so that no square underflows."""
@@ -96,11 +96,11 @@ MIN_RATE_RPS = 1e-9
 MIN_SERVED_FRACTION = 0.01
 """Floor of the physical estimate: what divides a measured fraction must not vanish."""
 
-NUM_SECANTS = 3
+NUM_SECANTS = 4
 """Evaluations of the step law spent on the operating point; more changes no feature visibly."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv):
     """Write one adapter's terms; NaN for a length's cv stands for the shape of ShareGPT.
 
@@ -138,7 +138,7 @@ def adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, 
     terms[MAX_RATE] = rate_rps
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_terms(aggregates, terms):
     """Add one adapter's terms, or another group's aggregates, to a GPU's aggregates, in place.
 
@@ -153,7 +153,7 @@ def add_terms(aggregates, terms):
         aggregates[k] = max(aggregates[k], terms[k])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def joined_terms(out, aggregates, terms):
     """Write to `out` what `add_terms` would make of `aggregates`, and leave them as they are."""
     for k in range(NUM_SUMS):
@@ -162,7 +162,7 @@ def joined_terms(out, aggregates, terms):
         out[k] = max(aggregates[k], terms[k])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_adapter(aggregates, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv):
     """Add one adapter to a GPU's aggregates in place.
 
@@ -173,7 +173,7 @@ def add_adapter(aggregates, rank, rate_rps, input_tokens, output_tokens, input_c
     add_terms(aggregates, terms)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def expected_active(aggregates, tau_s):
     """Return the expected number of adapters with a request running: the sum of 1 - exp(-u tau).
 
@@ -202,55 +202,65 @@ def expected_active(aggregates, tau_s):
     ) / 6.0
 
 
-@njit(cache=True, nogil=True)
-def _batch_step(calibration, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank):
-    """Return the mean step, milliseconds, of a server that runs `batch` requests, and its adapters.
+@njit(cache=True, nogil=True, error_model="numpy")
+def step_plane(step_coefs, scheduler_coefs, in_per_out, context_tokens, max_loras, max_lora_rank):
+    """Return Lat_model + Lat_sched as a plane over the batch and its adapters.
 
-    Prompt tokens a step are what keeps the batch full; adapters are the expected distinct ones among
-    the batch, of which at most the slots take part in the step.
+    With prompt tokens that keep the batch full, ``step_ms = k0 + k1 B + A (k2 + k3 B)`` for B running
+    requests of A >= 1 adapters. Four points of a bilinear law give it exactly.
+
+    Returns
+    -------
+    k0, k1, k2, k3
+        Milliseconds: each step, each request, each adapter, each request x adapter.
     """
-    active = expected_active(aggregates, batch / aggregates[RATE_OUT])
-    model_ms = step_ms(
-        calibration[STEP_COEFFICIENTS:SCHEDULER_COEFFICIENTS],
-        batch,
-        batch * in_per_out,
-        batch * context_tokens,
-        min(active, float(max_loras)),
-        max_lora_rank,
-        max_loras,
-    )
-    return model_ms + 1e-3 * scheduler_us(calibration[SCHEDULER_COEFFICIENTS:MEMORY], batch, 0.0), active
+    idle = step_ms(step_coefs, 0.0, 0.0, 0.0, 1.0, max_lora_rank, max_loras)
+    idle_2 = step_ms(step_coefs, 0.0, 0.0, 0.0, 2.0, max_lora_rank, max_loras)
+    busy = step_ms(step_coefs, 1.0, in_per_out, context_tokens, 1.0, max_lora_rank, max_loras)
+    busy_2 = step_ms(step_coefs, 1.0, in_per_out, context_tokens, 2.0, max_lora_rank, max_loras)
+    k2 = idle_2 - idle
+    k3 = (busy_2 - busy) - k2
+    scheduler = 1e-3 * scheduler_us(scheduler_coefs, 0.0, 0.0)
+    scheduler_1 = 1e-3 * scheduler_us(scheduler_coefs, 1.0, 0.0)
+    return idle - k2 + scheduler, busy - idle - k3 + scheduler_1 - scheduler, k2, k3
 
 
-@njit(cache=True, nogil=True)
-def _operating_batch(
-    calibration, aggregates, work_tok_s, max_batch, step_full_ms, in_per_out, context_tokens, max_loras, rank
-):
-    """Return the running requests that Little's law asks for: B = work x step(B), at most `max_batch`.
+@njit(cache=True, nogil=True, error_model="numpy")
+def _operating_point(aggregates, k0, k1, k2, k3, slots, max_batch):
+    """Return the running requests that Little's law asks for, and the step and adapters with them.
 
-    Regula falsi: step(B) increases and is nearly straight, so a few secants do.
+    ``B = sum(rate out) step(B)``, at most `max_batch`. Regula falsi: step(B) increases and is nearly
+    straight, so a few secants do.
+
+    Returns
+    -------
+    batch, step_ms, active, rho
+        Requests; milliseconds; adapters with a request running; load over the capacity at
+        `max_batch`.
     """
-    work = 1e-3 * work_tok_s
-    high, gap_high = max_batch, work * step_full_ms - max_batch
-    if gap_high >= 0.0:
-        return max_batch
-    low = 1e-6 * max_batch
-    step, _ = _batch_step(calibration, aggregates, low, in_per_out, context_tokens, max_loras, rank)
-    gap_low = work * step - low
-    if gap_low <= 0.0:
-        return low
+    work = 1e-3 * aggregates[RATE_OUT]
+    tau_per_request = 1.0 / aggregates[RATE_OUT]
+    active = expected_active(aggregates, max_batch * tau_per_request)
+    step = k0 + k1 * max_batch + min(active, slots) * (k2 + k3 * max_batch)
+    rho = work * step / max_batch
+    if rho >= 1.0:
+        return max_batch, step, active, rho
+    low, gap_low = 0.0, work * k0
+    high, gap_high = max_batch, work * step - max_batch
+    batch = max_batch
     for _ in range(NUM_SECANTS):
-        middle = low + (high - low) * gap_low / (gap_low - gap_high)
-        step, _ = _batch_step(calibration, aggregates, middle, in_per_out, context_tokens, max_loras, rank)
-        gap = work * step - middle
+        batch = low + (high - low) * gap_low / (gap_low - gap_high)
+        active = expected_active(aggregates, batch * tau_per_request)
+        step = k0 + k1 * batch + min(active, slots) * (k2 + k3 * batch)
+        gap = work * step - batch
         if gap > 0.0:
-            low, gap_low = middle, gap
+            low, gap_low = batch, gap
         else:
-            high, gap_high = middle, gap
-    return low + (high - low) * gap_low / (gap_low - gap_high)
+            high, gap_high = batch, gap
+    return batch, step, active, rho
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     """Write the features of one GPU and return the physical estimates that the trees correct.
 
@@ -272,49 +282,39 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     """
     count = aggregates[COUNT]
     rate_rps = aggregates[RATE]
-    generated = calibration[GENERATED_OVER_REQUESTED]
-    work_tok_s = generated * aggregates[RATE_OUT]
+    work_tok_s = aggregates[RATE_OUT]
     prompt_tok_s = aggregates[RATE_IN]
     offered_tok_s = work_tok_s + prompt_tok_s
     in_per_out = prompt_tok_s / work_tok_s
     # A running request is met in proportion to its output length: second moments, not means.
-    in_when_running = generated * aggregates[RATE_IN_OUT] / work_tok_s
-    out_when_running = generated * generated * aggregates[RATE_OUT_SQUARED] / work_tok_s
+    in_when_running = aggregates[RATE_IN_OUT] / work_tok_s
+    out_when_running = aggregates[RATE_OUT_SQUARED] / work_tok_s
     context_tokens = in_when_running + 0.5 * out_when_running + 0.5 * calibration[BLOCK_SIZE]
 
-    # The fullest batch, and the load relative to the capacity at it.
+    # The fullest batch; the load over the capacity at it; batch, step and adapters at this load.
     kv = kv_tokens_kernel(calibration[MEMORY:LOAD_MS], max_loras, max_lora_rank, int(calibration[BLOCK_SIZE]))
     kv_requests = max(kv / context_tokens, 1.0)
     budget_requests = calibration[MAX_NUM_BATCHED_TOKENS] / (1.0 + in_per_out)
     max_batch = max(min(kv_requests, budget_requests, calibration[MAX_NUM_SEQS]), 1.0)
-    step_full_ms, _ = _batch_step(
-        calibration, aggregates, max_batch, in_per_out, context_tokens, max_loras, max_lora_rank
-    )
-    rho = 1e-3 * work_tok_s * step_full_ms / max_batch
-
-    # The batch, the step and the adapters at this load.
-    batch = _operating_batch(
-        calibration,
-        aggregates,
-        work_tok_s,
-        max_batch,
-        step_full_ms,
+    k0, k1, k2, k3 = step_plane(
+        calibration[STEP_COEFFICIENTS:SCHEDULER_COEFFICIENTS],
+        calibration[SCHEDULER_COEFFICIENTS:MEMORY],
         in_per_out,
         context_tokens,
         max_loras,
         max_lora_rank,
     )
-    operating_ms, active = _batch_step(
-        calibration, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank
+    batch, operating_ms, active, rho = _operating_point(
+        aggregates, k0, k1, k2, k3, float(max_loras), max_batch
     )
     wanted_batch = max(batch, rho * max_batch)
-    tau_s = batch / aggregates[RATE_OUT]
-    hot = expected_active(aggregates, 0.125 * tau_s)
+    tau_s = batch / work_tok_s
+    active_half = expected_active(aggregates, 0.5 * tau_s)
+    # Of y = 1 - exp(-u tau/4), sum(y^2): an adapter with many requests running never yields its slot.
+    hot = 2.0 * expected_active(aggregates, 0.25 * tau_s) - active_half
     # An adapter's busy period begins as often as d(active)/d(tau) / output tokens; it needs a load
     # where slots are fewer than adapters.
-    begun_per_s = (
-        (active - expected_active(aggregates, 0.5 * tau_s)) / (0.5 * tau_s) * rate_rps / aggregates[RATE_OUT]
-    )
+    begun_per_s = (active - active_half) / (0.5 * tau_s) * rate_rps / work_tok_s
     loads_per_s = max(1.0 - max_loras / count, 0.0) * begun_per_s
 
     unfinished_tok_s = batch * (in_when_running + out_when_running) / calibration[HORIZON_S]
@@ -322,7 +322,9 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     saturation = min(1.0, 1.0 / rho)
     served_fraction = max(saturation - residence_share, MIN_SERVED_FRACTION)
     input_tokens = prompt_tok_s / rate_rps
-    output_tokens = aggregates[RATE_OUT] / rate_rps
+    output_tokens = work_tok_s / rate_rps
+    queue = 0.5 * rate_rps * calibration[HORIZON_S] * (1.0 - saturation)
+    scan_ms = 1e-3 * calibration[SCHEDULER_COEFFICIENTS + 2] * queue
     prefill_ms = calibration[STEP_COEFFICIENTS + 2] * input_tokens
     ttft_ms = 1.5 * operating_ms + prefill_ms + 500.0 * calibration[HORIZON_S] * (1.0 - saturation)
 
@@ -338,6 +340,7 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     out[KV_REQUESTS] = kv_requests
     out[RESIDENCE_SHARE] = residence_share
     out[LOAD_SHARE] = 1e-3 * loads_per_s * calibration[LOAD_MS]
+    out[SCAN_SHARE] = scan_ms / operating_ms
     out[INPUT_TOKENS] = input_tokens
     out[OUTPUT_TOKENS] = output_tokens
     out[CONTEXT_TOKENS] = context_tokens
@@ -345,8 +348,7 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     out[OUTPUT_CV] = max(output_squared / (output_tokens * output_tokens) - 1.0, 0.0) ** 0.5
     out[RATE_SUM] = rate_rps
     out[RATE_EVENNESS] = rate_rps * rate_rps / aggregates[RATE_SQUARED]
-    tokens_per_s = prompt_tok_s + aggregates[RATE_OUT]
-    out[TOKENS_EVENNESS] = tokens_per_s * tokens_per_s / aggregates[TOKENS_SQUARED]
+    out[TOKENS_EVENNESS] = offered_tok_s * offered_tok_s / aggregates[TOKENS_SQUARED]
     out[MAX_RATE_SHARE] = aggregates[MAX_RATE] / rate_rps
     out[ARRIVAL_CV] = (aggregates[RATE_ARRIVAL_VARIANCE] / rate_rps) ** 0.5
     out[NUM_ADAPTERS] = count

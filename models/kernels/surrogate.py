@@ -57,10 +57,11 @@ def evaluate(arrays, aggregates, max_loras, max_lora_rank, scratch):
     served_fraction, starvation_probability
         Throughput over offered tokens, and the chance that it is below 0.9; both in [0, 1].
     """
-    a = arrays
-    served_fraction, _, _, _ = fill_features(aggregates, max_loras, max_lora_rank, a.calibration, scratch)
-    relative = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[THROUGHPUT], scratch)
-    starvation = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[STARVATION], scratch)
+    # Unpacked once: reading a field of the tuple costs as much as a tree.
+    calibration, feature, threshold, children, value, roots = arrays
+    served_fraction, _, _, _ = fill_features(aggregates, max_loras, max_lora_rank, calibration, scratch)
+    relative = predict_one(feature, threshold, children, value, roots[THROUGHPUT], scratch)
+    starvation = predict_one(feature, threshold, children, value, roots[STARVATION], scratch)
     return min(served_fraction * relative, 1.0), starvation
 
 
@@ -73,12 +74,12 @@ def evaluate_all(arrays, aggregates, max_loras, max_lora_rank, scratch):
     served_fraction, starvation_probability, itl_ms, ttft_ms, offered_tok_s
         Latencies are means over completed requests.
     """
-    a = arrays
+    calibration, feature, threshold, children, value, roots = arrays
     served_fraction, itl_ms, ttft_ms, offered_tok_s = fill_features(
-        aggregates, max_loras, max_lora_rank, a.calibration, scratch
+        aggregates, max_loras, max_lora_rank, calibration, scratch
     )
-    relative = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[THROUGHPUT], scratch)
-    starvation = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[STARVATION], scratch)
-    itl = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[ITL], scratch)
-    ttft = predict_one(a.feature, a.threshold, a.children, a.value, a.roots[TTFT], scratch)
+    relative = predict_one(feature, threshold, children, value, roots[THROUGHPUT], scratch)
+    starvation = predict_one(feature, threshold, children, value, roots[STARVATION], scratch)
+    itl = predict_one(feature, threshold, children, value, roots[ITL], scratch)
+    ttft = predict_one(feature, threshold, children, value, roots[TTFT], scratch)
     return min(served_fraction * relative, 1.0), starvation, itl_ms * itl, ttft_ms * ttft, offered_tok_s
