@@ -2,28 +2,29 @@
 
 Load bound
 ----------
-A GPU has 1,000 ms of engine steps in each second. Whatever the batching, adapter `i` with rate
-``r``, prompt length ``p`` and ``d`` decode steps a request (generated tokens less the first, which
-the prefill emits) makes a second cost at least
+Adapter `i` with rate ``r``, prompt length ``p`` and ``d`` decode steps a request (generated tokens
+less the first, which the prefill emits) asks of its GPU, each second, for ``r`` requests, ``r d``
+decodes, ``r p`` prompt tokens, and ``r (d p + d (d + 1) / 2)`` tokens of context that its decodes
+read. Call the sums over a GPU's adapters its demand X.
 
-* ``r * (decode_ms * d + prefill_ms * p + context_ms / 1000 * k)`` of terms that grow with the
-  requests themselves, where ``k = d * p + d * (d + 1) / 2`` is the context that its decodes read,
-  and ``r * adapter_token_ms / 1000 * (d + p)``, because a step with tokens has one adapter at least;
-* its part of the steps. A step costs at least ``s = base_ms + lora_ms + adapter_ms + rank term +
-  slot_ms`` and the scheduler's base, one adapter on one slot, and holds at most
-  `max_num_batched_tokens` tokens, `max_num_seqs` decodes and as much context as the KV cache has
-  with one slot. So a GPU's steps in a second are at least the largest of
-  ``sum r (d + p) / tokens``, ``sum r d / seqs`` and ``sum r k / kv``.
+A step with a request in it has one adapter at least, on one slot at least. Let ``f(x)`` be the time
+of such a step, Lat_model and Lat_sched together, with the work ``x`` in it. The step law is convex
+in the work (linear, and one term that begins at a knee), so N steps that do X together take at least
+``N f(X / N)``. A step holds at most `max_num_batched_tokens` tokens, `max_num_seqs` decodes and as
+much context as the KV cache has beside one slot, which bounds N from below by ``n(X)``. Hence a GPU
+is busy for at least ``G(X) = min over N >= n(X) of N f(X / N)``: its *best-case utilisation*, and no
+plan of `placer.packing` holds a GPU where it is above 1. (In N the expression is convex with one
+knee, so the minimum is at n(X) or at the knee.)
 
-The sum over a GPU's adapters of the first, plus ``s`` times the largest of the second, is its
-*best-case utilisation*, and no plan of `placer.packing` holds a GPU whose utilisation is above 1.
-The maximum of sums is at most the sum of maxima, so the same expression over the whole workload,
-rounded up, bounds the number of GPUs.
+G is convex and ``G(c X) = c G(X)``, so it is subadditive: G of the whole workload's demand is at most
+the sum over GPUs, at most the number of GPUs. Rounded up it is the bound.
 
-It rests on the calibration's step law (every coefficient is >= 0), on KV sizes computed from the
-model's shapes, on means of independent lengths (the context is convex in the lengths, so their
-spread only adds) and on no prefix being shared between requests. It knows nothing of queueing, of the
-surrogate, or of how many adapters a step really holds: where many adapters share a GPU it is loose.
+It rests on the calibration's laws (their coefficients are >= 0), on KV sizes computed from the
+model's shapes, on means of independent lengths (context is convex in the lengths, so their spread
+only adds) and on no prefix being shared between requests. It knows nothing of queueing, of the
+surrogate, or of how many adapters a step really holds: where many share a GPU it is loose. A server
+may be offered up to 1 / 0.9 of what it can do before it counts as starved: the bound is one for plans
+whose GPUs can serve all that is offered.
 
 Count bound
 -----------
@@ -34,26 +35,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from placer.kernels import best_case as kernel
 from placer.limits import max_adapters_per_gpu
 from placer.ranks import slot_rank
 from twin.domain import ServerConfig
+from twin.latency import scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from placer.problem import PlacementProblem
-    from twin.domain import Calibration
 
 ROUNDING = 1e-9
 """Relative slack of the sums, so that rounding cannot lift a bound above a full plan."""
 
-NUM_LOADS = 4
-"""Columns of `best_case_loads`."""
+
+class BestCase(NamedTuple):
+    """The cheapest server of a problem, as `placer.kernels.best_case` reads it."""
+
+    step_coefficients: NDArray[np.float64]
+    scheduler_coefficients: NDArray[np.float64]
+    server: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +86,10 @@ class LowerBounds:
 
 def lower_bounds(problem: PlacementProblem) -> LowerBounds:
     """Return every bound of the problem; see the module for what each rests on."""
-    total = best_case_utilisation(best_case_loads(problem))
+    demand = adapter_demands(problem).sum(axis=0)
+    utilisation = kernel.best_case_utilisation(*best_case(problem), demand)
     count = problem.workload.num_adapters / max_adapters_per_gpu(problem)
-    return LowerBounds(load=max(1, math.ceil(total * (1 - ROUNDING))), count=math.ceil(count))
+    return LowerBounds(load=math.ceil(utilisation * (1 - ROUNDING)), count=math.ceil(count))
 
 
 def lower_bound(problem: PlacementProblem) -> int:
@@ -89,54 +97,29 @@ def lower_bound(problem: PlacementProblem) -> int:
     return lower_bounds(problem).best
 
 
-def best_case_utilisation(loads: NDArray[np.float64]) -> float:
-    """Return the share of its time that one GPU with these adapters needs at the very least.
-
-    Parameters
-    ----------
-    loads
-        (k, 4) rows of `best_case_loads`.
-    """
-    sums = loads.sum(axis=0)
-    return float(sums[0] + sums[1:].max())
-
-
-def best_case_loads(problem: PlacementProblem) -> NDArray[np.float64]:
-    """Return what each adapter costs one GPU at the very least.
+def adapter_demands(problem: PlacementProblem) -> NDArray[np.float64]:
+    """Return what each adapter asks of its GPU in one second.
 
     Returns
     -------
-    (num_adapters, 4) float64, each a share of a GPU's time: the terms that grow with its requests,
-    then the steps by token budget, by decode slots and by KV cache, of which the largest sum counts.
+    (num_adapters, 4) float64: requests, decodes, prompt tokens, context tokens read.
     """
-    workload, step = problem.workload, problem.calibration.step
-    scheduler = problem.calibration.scheduler
+    workload = problem.workload
     prompt = workload.input_tokens_mean
-    generated = workload.output_tokens_mean * problem.calibration.generated_over_requested
-    decodes = np.maximum(generated - 1, 0)
+    decodes = workload.output_tokens_mean - 1
     context = decodes * prompt + decodes * (decodes + 1) / 2
-    direct_ms = (
-        step.decode_ms * decodes
-        + step.prefill_ms * prompt
-        + step.context_ms / 1000 * context
-        + step.adapter_token_ms / 1000 * (decodes + prompt)
-        + scheduler.running_us / 1000 * decodes
-        + scheduler.scanned_us / 1000
-    )
-    smallest = slot_rank(int(workload.rank.min()))
-    server = ServerConfig(max_loras=1, max_lora_rank=smallest)
-    kv = max(kv_tokens(problem.calibration, 1, smallest, server.block_size), 1)
-    steps = np.stack(
-        [(decodes + prompt) / server.max_num_batched_tokens, decodes / server.max_num_seqs, context / kv]
-    )
-    lightest_ms = lightest_step_ms(problem.calibration, smallest)
-    columns = np.concatenate([direct_ms[None, :], lightest_ms * steps])
-    return np.ascontiguousarray((columns * (workload.rate_rps / 1000)).T)
+    demands = np.stack([np.ones_like(prompt), decodes, prompt, context], axis=1)
+    return demands * workload.rate_rps[:, None]
 
 
-def lightest_step_ms(calibration: Calibration, max_lora_rank: int) -> float:
-    """Return the least time of a step with a request in it: one adapter, one slot, no token."""
-    step = calibration.step
-    rank_ms = step.adapter_rank_ms * max(max_lora_rank / 8 - 1, 0)
-    scheduler_ms = calibration.scheduler.base_us / 1000
-    return step.base_ms + step.lora_ms + step.adapter_ms + rank_ms + step.slot_ms + scheduler_ms
+def best_case(problem: PlacementProblem) -> BestCase:
+    """Return the laws, and the server with one slot of the smallest rank that the workload needs."""
+    calibration = problem.calibration
+    rank = slot_rank(int(problem.workload.rank.min()))
+    flags = ServerConfig(max_loras=1, max_lora_rank=rank)
+    kv = max(kv_tokens(calibration, 1, rank, flags.block_size), 1)
+    return BestCase(
+        step_coefficients(calibration.step),
+        scheduler_coefficients(calibration.scheduler),
+        np.array([flags.max_num_batched_tokens, flags.max_num_seqs, kv, rank], dtype=np.float64),
+    )

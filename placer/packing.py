@@ -12,6 +12,7 @@ from models.surrogate import Prediction
 from placer import bounds, limits
 from placer.explain import binding_constraint
 from placer.kernels import packing as kernel
+from placer.kernels.best_case import utilisation_of_each
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
 
@@ -56,8 +57,9 @@ class Tables:
 
     rank_class: NDArray[np.int64]
     traffic: NDArray[np.float64]
-    loads: NDArray[np.float64]
+    demands: NDArray[np.float64]
     cost: NDArray[np.float64]
+    best_case: bounds.BestCase
     slot_ranks: NDArray[np.int64]
     ladders: NDArray[np.int64]
     candidates: NDArray[np.int64]
@@ -128,7 +130,7 @@ def packings(problem: PlacementProblem, tables: Tables) -> Iterator[Packing]:
 def build_tables(problem: PlacementProblem) -> Tables:
     """Return the problem as arrays; adapters whose mean request is too long are no candidates."""
     workload = problem.workload
-    loads = bounds.best_case_loads(problem)
+    demands, best_case = bounds.adapter_demands(problem), bounds.best_case(problem)
     traffic = np.stack(
         [
             workload.rank.astype(np.float64),
@@ -147,8 +149,9 @@ def build_tables(problem: PlacementProblem) -> Tables:
     return Tables(
         rank_class=slot_rank_classes(workload.rank),
         traffic=np.ascontiguousarray(traffic),
-        loads=loads,
-        cost=loads[:, 0] + loads[:, 1:].max(axis=1),
+        demands=demands,
+        cost=utilisation_of_each(*best_case, demands),
+        best_case=best_case,
         slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
         ladders=limits.max_loras_ladders(problem),
         candidates=candidates,
@@ -176,8 +179,9 @@ def run(problem: PlacementProblem, tables: Tables, variant: Variant) -> Packing:
         order,
         tables.rank_class,
         tables.traffic,
-        tables.loads,
+        tables.demands,
         tables.cost,
+        tables.best_case,
         tables.slot_ranks,
         tables.ladders,
         surrogate,

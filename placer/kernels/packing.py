@@ -12,6 +12,10 @@ from numba import njit
 
 from models.kernels.features import OUTPUT_TOKENS, adapter_terms, joined_terms
 from models.kernels.surrogate import evaluate, evaluate_all
+from placer.kernels.best_case import NUM_DEMANDS, best_case_utilisation
+
+REACH = 3
+"""Values of the ladder that a trial looks at on each side of a GPU's present `max_loras`."""
 
 RETRY_BELOW = 0.95
 """A GPU that refused an adapter is asked again for one that costs less than this share of it."""
@@ -24,8 +28,7 @@ NO_GPU_LEFT, STARVES_ALONE, OVERLOADS_ALONE, NO_MEMORY = -1, -2, -3, -4
 def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
     """Return the ladder's index with the least starvation probability, and that probability.
 
-    Ties go to the larger served fraction, then to fewer slots. `max_loras` above the adapters that
-    the GPU holds is pointless, so the ladder ends at the first step that holds them all.
+    Ties go to the larger served fraction, then to fewer slots.
 
     Parameters
     ----------
@@ -41,22 +44,47 @@ def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
         (NUM_FEATURES,) float32, overwritten.
     """
     best, best_risk, best_served = -1, 2.0, 0.0
-    for index in range(ladder.shape[0]):
-        if ladder[index] == 0:
-            break
+    for index in range(last_choice(ladder, count) + 1):
         served, risk = evaluate(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
         if risk < best_risk or (risk == best_risk and served > best_served):
             best, best_risk, best_served = index, risk, served
-        if ladder[index] >= count:
-            break
     return best, best_risk
 
 
 @njit(cache=True, nogil=True)
-def utilisation(sums, loads):
-    """Return the best-case utilisation of a GPU with these sums and one adapter more."""
-    steps = max(sums[1] + loads[1], sums[2] + loads[2], sums[3] + loads[3])
-    return sums[0] + loads[0] + steps
+def last_choice(ladder, count):
+    """Return the index of the largest `max_loras` worth a trial, -1 where none fits in memory.
+
+    More slots than adapters are pointless, so the first value that holds all `count` is the last.
+    """
+    last = -1
+    for index in range(ladder.shape[0]):
+        if ladder[index] == 0:
+            break
+        last = index
+        if ladder[index] >= count:
+            break
+    return last
+
+
+@njit(cache=True, nogil=True)
+def accepted_choice(surrogate, aggregates, ladder, max_lora_rank, count, present, starvation_risk, scratch):
+    """Return the accepted index of the ladder nearest to `present`, more slots first; -1 if none.
+
+    Looks `REACH` values to each side: a GPU grows by one adapter at a time, and what suits it moves
+    slowly. Parameters as in `best_choice`.
+    """
+    last = last_choice(ladder, count)
+    present = min(present, last)
+    for distance in range(REACH + 1):
+        for index in (present + distance, present - distance):
+            if 0 <= index <= last:
+                _, risk = evaluate(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
+                if risk <= starvation_risk:
+                    return index
+            if distance == 0:
+                break
+    return -1
 
 
 @njit(cache=True, nogil=True)
@@ -64,8 +92,9 @@ def pack(
     order,
     rank_class,
     traffic,
-    loads,
+    demands,
     cost,
+    best_case,
     slot_ranks,
     ladders,
     surrogate,
@@ -89,10 +118,13 @@ def pack(
         (num_adapters,) int64, index in `slot_ranks` of the slot that an adapter needs.
     traffic
         (num_adapters, 7) float64: rank, rate, input and output tokens, their cvs, arrival cv.
-    loads
-        (num_adapters, 4) float64 from `placer.bounds.best_case_loads`.
+    demands
+        (num_adapters, 4) float64 from `placer.bounds.adapter_demands`.
     cost
-        (num_adapters,) float64: what `order` descends in and refusals are remembered by.
+        (num_adapters,) float64, best-case utilisation of a GPU with the adapter alone: refusals are
+        remembered by it.
+    best_case
+        `placer.bounds.BestCase`.
     slot_ranks
         (num_classes,) int64, ascending `max_lora_rank` values.
     ladders
@@ -115,7 +147,9 @@ def pack(
         (NUM_FEATURES,) float32, overwritten.
     """
     max_gpus = gpu_class.shape[0]
-    sums = np.zeros((max_gpus, 4))
+    held = np.zeros((max_gpus, NUM_DEMANDS))
+    joint = np.empty(NUM_DEMANDS)
+    step_law, scheduler_law, server = best_case
     refused = np.full((max_gpus, slot_ranks.shape[0]), np.inf)
     terms = np.empty(aggregates.shape[1])
     trial = np.empty(aggregates.shape[1])
@@ -134,7 +168,9 @@ def pack(
                 continue
             if segregated and gpu_class[gpu] != own_class:
                 continue
-            if utilisation(sums[gpu], loads[row]) > 1.0:
+            joint[:] = held[gpu]
+            joint += demands[row]
+            if best_case_utilisation(step_law, scheduler_law, server, joint) > 1.0:
                 continue
             joined_terms(trial, aggregates[gpu], terms)
             rank, ladder = slot_ranks[joint_class], ladders[joint_class]
@@ -159,7 +195,7 @@ def pack(
             choice, risk = best_choice(surrogate, terms, ladder, rank, 1, scratch)
             if choice < 0:
                 placed = NO_MEMORY
-            elif loads[row, 0] + max(loads[row, 1], loads[row, 2], loads[row, 3]) > 1.0:
+            elif cost[row] > 1.0:
                 placed = OVERLOADS_ALONE
             elif risk > starvation_risk:
                 placed = STARVES_ALONE
@@ -173,7 +209,7 @@ def pack(
         gpu_of[row] = placed
         if placed >= 0:
             gpu_count[placed] += 1
-            sums[placed] += loads[row]
+            held[placed] += demands[row]
     return num_gpus
 
 
@@ -219,16 +255,12 @@ def finish(
         _, least = best_choice(surrogate, aggregates[gpu], ladder, rank, count, row)
         accepted = min(least + RISK_TIE, max(starvation_risk, least))
         shortest_ms = np.inf
-        for index in range(ladder.shape[0]):
-            if ladder[index] == 0:
-                break
+        for index in range(last_choice(ladder, count) + 1):
             _, risk, itl_ms, ttft_ms, _ = evaluate_all(surrogate, aggregates[gpu], ladder[index], rank, row)
             request_ms = ttft_ms + itl_ms * row[OUTPUT_TOKENS]
             if risk <= accepted and request_ms < shortest_ms:
                 shortest_ms = request_ms
                 gpu_choice[gpu] = index
-            if ladder[index] >= count:
-                break
         served, risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
             surrogate, aggregates[gpu], ladder[gpu_choice[gpu]], rank, row
         )

@@ -40,7 +40,7 @@ def make_calibration(**changes) -> Calibration:
             decode_ms=0.04,
             prefill_ms=0.02,
             context_ms=0.05,
-            lora_ms=3.0,
+            compute_ms=0.02,
             adapter_ms=0.1,
             adapter_token_ms=0.02,
             adapter_rank_ms=0.01,
