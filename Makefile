@@ -1,0 +1,46 @@
+# setup, serve and test work from a fresh clone with Python 3.11+ and nothing else.
+# PYTHON chooses the interpreter; everything lives in .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models tests/unit/placer)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint format bench openapi
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
+
+setup: $(STAMP) ## Make .venv from constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	"$(PYTHON)" -m venv .venv
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c constraints.txt
+	@touch "$(STAMP)"
+
+serve: $(STAMP) ## Run the service on http://127.0.0.1:8080
+	@exec "$(BIN)/python" -m service.cli serve
+
+test: $(STAMP) ## All tests; the kernels' own also without Numba's compiler
+	NUMBA_DISABLE_JIT=1 "$(BIN)/python" -m pytest $(KERNEL_TESTS)
+	"$(BIN)/python" -m pytest
+
+lint: $(STAMP) ## Style, types and the direction of imports
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/pyright"
+	"$(BIN)/lint-imports"
+
+format: $(STAMP) ## Apply the style
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+bench: $(STAMP) ## Speed and quality figures of this machine, as JSON
+	@for part in twin surrogate place http; do echo "== $$part"; "$(BIN)/python" -m service.cli bench $$part; done
+
+openapi: $(STAMP) ## Write openapi/openapi.json
+	"$(BIN)/python" -m service.cli openapi
