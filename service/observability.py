@@ -1,0 +1,141 @@
+"""Logs, metrics and request ids."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REGISTRY = CollectorRegistry()
+
+_LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+REQUEST_DURATION = Histogram(
+    "loadmaster_http_request_duration_seconds",
+    "Time from the first byte of a request to the last of its answer.",
+    ("method", "route", "status"),
+    buckets=_LATENCY_BUCKETS_S,
+    registry=REGISTRY,
+)
+PLACEMENT_ADAPTERS = Counter(
+    "loadmaster_placed_adapters_total", "Adapters in answered placements.", registry=REGISTRY
+)
+REFUSED = Counter(
+    "loadmaster_refused_requests_total", "Answers with a problem.", ("code",), registry=REGISTRY
+)
+GPUS_NEEDED = Gauge(
+    "loadmaster_gpus_needed",
+    "GPUs of the plan in force.",
+    ("base_model", "gpu_type"),
+    registry=REGISTRY,
+)
+PLAN_AGE = Gauge(
+    "loadmaster_plan_age_seconds", "Since the plan was last known to be the workload's.", registry=REGISTRY
+)
+STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was answered.", registry=REGISTRY)
+LOOP_ERRORS = Counter(
+    "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
+)
+CHILD_RESTARTS = Counter(
+    "loadmaster_child_restarts_total",
+    "Child processes that ended by themselves.",
+    ("child",),
+    registry=REGISTRY,
+)
+
+_SAFE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def configure_logging(level: str) -> None:
+    """Send every log line, our own and the libraries', to stderr as one JSON object."""
+    shared = [
+        merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+class ObservabilityMiddleware:
+    """Give each request an id that its logs and answer carry, and count it under its route.
+
+    Plain ASGI: on the hot path a `BaseHTTPMiddleware` would cost more than the placement.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry one request through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        clear_contextvars()
+        bind_contextvars(request_id=request_id.decode())
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            duration_s = time.perf_counter() - started
+            REQUEST_DURATION.labels(_method(scope), _route(scope), str(status)).observe(duration_s)
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex.encode()
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _HTTP_METHODS else "other"
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's template: a bounded set, whatever paths are asked for."""
+    route = scope.get("route")
+    return getattr(route, "path", "unmatched")

@@ -1,0 +1,311 @@
+"""What crosses the border as JSON: the only pydantic models, and their way to and from the domain.
+
+Field names are the contract's. Unknown fields are refused; numbers are finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from datetime import datetime  # noqa: TC003 (pydantic reads the annotations)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+
+from placer.ranks import slot_rank
+from service.errors import InvalidRequestError, MalformedBodyError
+from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from service.storage.jobs import JobRecord
+    from twin.domain import SimulationReport
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_SHOWN = 120
+
+
+class Border(BaseModel):
+    """Root of what we read: strict types, finite numbers, no unknown field."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class AdapterSchema(Border):
+    """One LoRA adapter and its traffic; see `twin.domain.Adapter` for the meaning of each number."""
+
+    id: str = Field(min_length=1, max_length=256)
+    rank: int = Field(ge=1, le=MAX_RANK)
+    rate_rps: float = Field(gt=0, le=MAX_RATE_RPS)
+    input_tokens_mean: float = Field(ge=1, le=MAX_TOKENS)
+    output_tokens_mean: float = Field(ge=1, le=MAX_TOKENS)
+    input_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
+    output_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
+    arrival_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
+
+
+class OptionsSchema(Border):
+    """How to plan."""
+
+    objective: Literal["min_gpus", "min_latency"] = "min_gpus"
+    max_gpus: int | None = Field(default=None, ge=1, le=1_000_000)
+    starvation_risk: float = Field(default=0.05, gt=0, lt=1)
+    verify: bool = False
+    max_moves: int | None = Field(default=None, ge=0, le=1_000_000)
+
+
+class WorkloadSchema(Border):
+    """A workload document: what is to be served, on what, and how to plan it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "base_model": "llama-3.1-8b-instruct",
+                    "gpu_type": "h100-64gb",
+                    "adapters": [
+                        {
+                            "id": "a1",
+                            "rank": 16,
+                            "rate_rps": 0.1,
+                            "input_tokens_mean": 223,
+                            "output_tokens_mean": 197,
+                        }
+                    ],
+                    "options": {"objective": "min_gpus", "starvation_risk": 0.05},
+                }
+            ]
+        }
+    )
+
+    base_model: str = Field(min_length=1, max_length=256)
+    gpu_type: str = Field(min_length=1, max_length=256)
+    adapters: Annotated[list[AdapterSchema], FailFast()] = Field(min_length=1)
+    options: OptionsSchema = OptionsSchema()
+
+    @classmethod
+    def parse(cls, document: bytes | str) -> Self:
+        """Return the workload that a JSON text holds.
+
+        Raises
+        ------
+        MalformedBodyError, InvalidRequestError
+            Naming the field.
+        """
+        return parse(cls, document)
+
+    def to_domain(self) -> Workload:
+        """Return the domain's columns.
+
+        Raises
+        ------
+        InvalidInputError
+            Naming the field.
+        """
+        rows = self.adapters
+        count = len(rows)
+
+        def column(values: Iterable[float | None], missing: float = math.nan) -> Any:
+            return np.fromiter((missing if v is None else v for v in values), np.float64, count)
+
+        return Workload(
+            base_model=self.base_model,
+            gpu_type=self.gpu_type,
+            adapter_ids=tuple([row.id for row in rows]),
+            rank=np.array([row.rank for row in rows], np.int32),
+            rate_rps=np.array([row.rate_rps for row in rows], np.float64),
+            input_tokens_mean=np.array([row.input_tokens_mean for row in rows], np.float64),
+            output_tokens_mean=np.array([row.output_tokens_mean for row in rows], np.float64),
+            input_tokens_cv=column(row.input_tokens_cv for row in rows),
+            output_tokens_cv=column(row.output_tokens_cv for row in rows),
+            arrival_cv=column((row.arrival_cv for row in rows), missing=1.0),
+        )
+
+
+class SimulateRequest(Border):
+    """One twin run: one GPU that serves the whole workload."""
+
+    workload: WorkloadSchema
+    max_loras: int = Field(ge=1, le=4096)
+    max_lora_rank: int | None = Field(
+        default=None, ge=1, le=MAX_RANK, description="Without it, the smallest slot that takes every adapter."
+    )
+    calibration_id: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Without it, that of the workload's GPU type and base model.",
+    )
+    horizon_s: float = Field(default=3600.0, gt=0, le=604_800)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+
+    def server_config(self) -> ServerConfig:
+        """Return the flags of the simulated server."""
+        largest = max(row.rank for row in self.workload.adapters)
+        max_lora_rank = self.max_lora_rank or slot_rank(largest) or largest
+        return ServerConfig(max_loras=self.max_loras, max_lora_rank=max_lora_rank)
+
+
+class PredictedSchema(BaseModel):
+    """What the surrogate expects of one GPU; null where it does not say."""
+
+    throughput_tok_s: float
+    offered_tok_s: float
+    starvation_probability: float
+    itl_ms: float | None
+    ttft_ms: float | None
+
+
+class GpuSchema(BaseModel):
+    """One vLLM server of a plan."""
+
+    gpu: int
+    max_loras: int
+    max_lora_rank: int
+    adapters: list[str]
+    predicted: PredictedSchema
+    binding_constraint: Literal["throughput", "slots", "kv_memory", "none"]
+    vllm_args: list[str]
+
+
+class UnplacedSchema(BaseModel):
+    """An adapter that no GPU of the plan takes, and why."""
+
+    adapter: str
+    code: str
+    reason: str
+
+
+class VerificationSchema(BaseModel):
+    """Whether the plan was replayed in the twin, GPU by GPU, and what came of it."""
+
+    status: Literal["not_asked", "verified", "starved"]
+    starved_gpus: list[int] | None = None
+    horizon_s: float | None = None
+
+
+class PlanSchema(BaseModel):
+    """A placement."""
+
+    plan_id: str
+    feasible: bool
+    num_gpus: int
+    lower_bound: int
+    gap: int | None
+    gpus: list[GpuSchema]
+    unplaced: list[UnplacedSchema]
+    surrogate_version: str
+    calibration_id: str
+    verification: VerificationSchema
+
+
+class GpusNeededSchema(BaseModel):
+    """How many GPUs the workload in force needs. `stale` when that was not confirmed lately."""
+
+    gpus_needed: int
+    raw: int
+    lower_bound: int
+    reason: str
+    as_of: datetime
+    stale: bool
+    age_s: float
+    feasible: bool
+    plan_id: str
+    base_model: str
+    gpu_type: str
+
+
+class JobSchema(BaseModel):
+    """A job. `report` is there once it finished, `error` once it failed."""
+
+    job_id: str
+    kind: str
+    state: Literal["queued", "started", "finished", "failed"]
+    created_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    report: dict[str, Any] | None
+    error: str | None
+
+    @classmethod
+    def from_record(cls, record: JobRecord) -> Self:
+        """Return the answer for a job."""
+        return cls(**dataclasses.asdict(record))
+
+
+class JobListSchema(BaseModel):
+    """The newest jobs, without their reports."""
+
+    jobs: list[JobSchema]
+
+
+class HealthSchema(BaseModel):
+    """State of this process; `store` tells of the store, which readiness does not depend on."""
+
+    status: Literal["alive", "ready", "starting"]
+    store: Literal["up", "down"] | None = None
+    calibrations: list[str] | None = None
+
+
+class ProblemSchema(BaseModel):
+    """RFC 9457 problem details, with the field to mend where there is one."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None
+
+
+def parse(model: type[M], document: bytes | str) -> M:
+    """Return the model that a JSON text holds, or raise an error that names the field."""
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        raise _request_error(error) from None
+
+
+def _request_error(error: ValidationError) -> InvalidRequestError | MalformedBodyError:
+    """Turn the first complaint of pydantic into ours."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] == "json_invalid":
+        return MalformedBodyError(f"is not JSON: {message}"[: 2 * MAX_SHOWN], field="body")
+    field = field_path(first["loc"]) or "body"
+    shown = repr(first["input"])
+    got = "" if first["type"] in {"missing", "extra_forbidden"} else f", got {shown[:MAX_SHOWN]}"
+    return InvalidRequestError(f"is refused: {message}{got}", field=field)
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """Return a path as users write it: ``adapters[3].rate_rps``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part[:MAX_SHOWN]}" if path else part[:MAX_SHOWN]
+    return path
+
+
+def report_document(report: SimulationReport, adapter_ids: Sequence[str]) -> Mapping[str, Any]:
+    """Return a report as JSON values; what was not measured (NaN) is null."""
+    document = {
+        field.name: _json_value(getattr(report, field.name))
+        for field in dataclasses.fields(report)
+        if field.name != "served_fraction"
+    }
+    fractions = report.served_fraction.tolist()
+    document["served_fraction"] = dict(zip(adapter_ids, fractions, strict=True))
+    return document
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: _json_value(part) for name, part in dataclasses.asdict(value).items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,57 @@
+"""Settings of every process, from ``LOADMASTER_*`` variables; each has a default that works."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Everything that may differ between two installations."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOADMASTER_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    data_dir: Path = Field(default=Path("data"), description="Where the embedded store keeps its files.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address that `serve` binds.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port that `serve` binds; 0 picks one.")
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LOADMASTER_REDIS_URL", "REDIS_URL"),
+        description="A Redis or Valkey to use; without it `serve` starts its own.",
+    )
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Longer bodies answer 413.")
+    max_adapters: int = Field(default=20_000, ge=1, description="Adapters in one workload at most.")
+    body_deadline_s: float = Field(default=15.0, gt=0, description="A body must have arrived by then.")
+    place_threads: int = Field(default_factory=_num_cores, ge=1, description="Placements at a time.")
+    place_backlog: int = Field(default=64, ge=0, description="Placements that wait; more answer 503.")
+    place_deadline_s: float = Field(default=30.0, gt=0, description="A placement answers 503 after it.")
+    drain_s: float = Field(default=10.0, gt=0, description="Time for open requests and jobs at SIGTERM.")
+
+    store_timeout_s: float = Field(default=2.0, gt=0, description="Longest wait for the store.")
+    refresh_interval_s: float = Field(default=5.0, gt=0, description="How often the workload is re-read.")
+    stale_after_s: float = Field(default=30.0, gt=0, description="Unconfirmed for longer is `stale`.")
+
+    worker_ttl_s: int = Field(default=20, ge=16, description="RQ's `worker_ttl`.")
+    job_heartbeat_s: int = Field(default=20, ge=4, description="A job silent for longer is run again.")
+    maintenance_interval_s: int = Field(default=10, ge=1, description="How often silent jobs are sought.")
+    job_timeout_s: int = Field(default=600, ge=1, description="A job that runs longer fails.")
+    job_retries: int = Field(default=3, ge=1, description="Runs of a job after its first at most.")
+    result_ttl_s: int = Field(default=86_400, ge=60, description="How long reports and failures are kept.")
+    max_queued_jobs: int = Field(default=1000, ge=1, description="More waiting jobs answer 503.")
+    max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
+
+    @property
+    def store_dir(self) -> Path:
+        """Where the embedded store's files are."""
+        return self.data_dir / "store"

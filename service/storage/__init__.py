@@ -1,0 +1,1 @@
+"""One class per backend, and the embedded store's process."""

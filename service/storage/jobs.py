@@ -1,0 +1,184 @@
+"""Jobs in RQ: durable, run by any worker, run again when a worker dies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from redis.exceptions import WatchError
+from rq import Queue, Retry
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text, now
+
+from service.errors import NotFoundError, OverloadedError
+from service.storage.connection import store_call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import redis
+
+    from service.settings import Settings
+
+TWIN_QUEUE = "twin"
+INDEX_KEY = "loadmaster:jobs"
+INDEX_LENGTH = 10_000
+LOCK_S = 30
+LOST_AFTER = timedelta(seconds=15)
+
+JobState = Literal["queued", "started", "finished", "failed"]
+
+_STATES: Mapping[JobStatus, JobState] = {
+    JobStatus.STARTED: "started",
+    JobStatus.FINISHED: "finished",
+    JobStatus.FAILED: "failed",
+    JobStatus.STOPPED: "failed",
+    JobStatus.CANCELED: "failed",
+}
+
+
+class ImpatientIntermediateQueue(IntermediateQueue):
+    """RQ's queue of jobs in transit, given back sooner when the worker that took one is gone."""
+
+    def should_be_cleaned_up(self, job_id: str) -> bool:
+        """Tell whether a job was seen in transit, by no living worker, for `LOST_AFTER`."""
+        first_seen = self.get_first_seen(job_id)
+        return first_seen is not None and now() - first_seen > LOST_AFTER
+
+
+class TwinQueue(Queue):
+    """RQ's queue with limits that recover from a killed worker in seconds.
+
+    RQ holds its maintenance lock for 15 minutes: a worker killed with the lock would stop all
+    recovery for that long.
+    """
+
+    def acquire_maintenance_lock(self) -> bool:
+        """Take the lock for `LOCK_S`; False where another worker has it."""
+        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=LOCK_S))
+
+    @property
+    def intermediate_queue(self) -> IntermediateQueue:
+        """Return the jobs in transit to a worker."""
+        return ImpatientIntermediateQueue(self.key, connection=self.connection)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as its users see it; `report` is there once it finished, `error` once it failed."""
+
+    job_id: str
+    kind: str
+    state: JobState
+    created_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    report: Mapping[str, Any] | None
+    error: str | None
+
+
+def twin_queue(client: redis.Redis) -> TwinQueue:
+    """Return the queue of twin runs."""
+    return TwinQueue(TWIN_QUEUE, connection=client, serializer=JSONSerializer)
+
+
+class JobStore:
+    """Puts jobs in the queue and tells how they stand."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._queue = twin_queue(client)
+
+    def submit(self, *, job_id: str, kind: str, function: str, payload: Mapping[str, Any]) -> JobRecord:
+        """Queue a job, once for each `job_id`: one that is known is returned as it stands.
+
+        A known one that failed is queued again.
+
+        Raises
+        ------
+        OverloadedError
+            Too many jobs wait.
+        """
+        with store_call():
+            if self._queue.count >= self._settings.max_queued_jobs:
+                raise OverloadedError("too many jobs are waiting", retry_after_s=30)
+            try:
+                job = self._enqueue(job_id, kind, function, payload)
+            except (DuplicateJobError, WatchError):
+                job = self._fetch(job_id)
+                if _state(job) == "failed":
+                    job.delete()
+                    job = self._enqueue(job_id, kind, function, payload)
+            return _record(job)
+
+    def _enqueue(self, job_id: str, kind: str, function: str, payload: Mapping[str, Any]) -> Job:
+        settings = self._settings
+        self._client.zadd(INDEX_KEY, {job_id: now().timestamp()})
+        self._client.zremrangebyrank(INDEX_KEY, 0, -INDEX_LENGTH - 1)
+        return self._queue.enqueue_call(
+            function,
+            args=(dict(payload),),
+            job_id=job_id,
+            unique=True,
+            description=f"{kind} {job_id}",
+            meta={"kind": kind},
+            timeout=settings.job_timeout_s,
+            result_ttl=settings.result_ttl_s,
+            failure_ttl=settings.result_ttl_s,
+            retry=Retry(max=settings.job_retries),
+        )
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return one job.
+
+        Raises
+        ------
+        NotFoundError
+            It never was, or its report has expired.
+        """
+        with store_call():
+            return _record(self._fetch(job_id))
+
+    def latest(self, limit: int) -> tuple[JobRecord, ...]:
+        """Return up to `limit` jobs, the newest first."""
+        with store_call():
+            ids = [as_text(name) for name in self._client.zrevrange(INDEX_KEY, 0, limit - 1)]  # type: ignore[arg-type]
+            jobs = Job.fetch_many(ids, connection=self._client, serializer=JSONSerializer)
+            return tuple(_record(job, with_report=False) for job in jobs if job is not None)
+
+    def _fetch(self, job_id: str) -> Job:
+        try:
+            return Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
+        except (NoSuchJobError, ValueError):
+            raise NotFoundError("names no job", field="job_id") from None
+
+
+def _state(job: Job) -> JobState:
+    return _STATES.get(job.get_status(refresh=False), "queued")
+
+
+def _record(job: Job, *, with_report: bool = True) -> JobRecord:
+    state = _state(job)
+    result = job.latest_result() if with_report and state in {"finished", "failed"} else None
+    return JobRecord(
+        job_id=job.id,
+        kind=str(job.meta.get("kind", "unknown")),
+        state=state,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        report=result.return_value if result and state == "finished" else None,
+        error=_last_line(result.exc_string) if result and state == "failed" else None,
+    )
+
+
+def _last_line(traceback: str | None) -> str:
+    """Return the message of a failure without the frames, which are for our logs."""
+    lines = (traceback or "").strip().splitlines()
+    return lines[-1][:500] if lines else "no reason recorded"
