@@ -1,0 +1,33 @@
+"""The functions that workers run. Arguments and results are JSON; equal arguments, equal results."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import structlog
+
+from service.schemas import SimulateRequest, report_document
+from twin.calibration import load_calibration
+from twin.simulate import TWIN_VERSION, simulate
+
+log = structlog.get_logger()
+
+
+def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of one twin run (`service.schemas.SimulateRequest`, its calibration named)."""
+    request = SimulateRequest.model_validate(payload)
+    assert request.calibration_id is not None, "a queued run names its calibration"
+    started = time.perf_counter()
+    workload = request.workload.to_domain()
+    report = simulate(
+        workload,
+        request.server_config(),
+        load_calibration(request.calibration_id),
+        horizon_s=request.horizon_s,
+        seed=request.seed,
+    )
+    log.info("simulated", job_id=os.environ.get("RQ_JOB_ID"), wall_s=round(time.perf_counter() - started, 3))
+    document = dict(report_document(report, workload.adapter_ids))
+    return document | {"calibration_id": request.calibration_id, "twin_version": TWIN_VERSION}
