@@ -1,0 +1,87 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi import FastAPI
+
+from service.context import build_context
+from service.factory import build_services
+from service.handlers import docs, fleet, health, jobs, placement
+from service.handlers.problems import install_problem_handlers
+from service.observability import ObservabilityMiddleware
+from service.openapi import openapi_document
+from service.services.warmup import warm_placement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.factory import Services
+    from service.settings import Settings
+
+GC_THRESHOLDS = (50_000, 20, 100)
+DESCRIPTION = (
+    "How many GPUs a fleet of LoRA adapters on vLLM needs, which adapter goes where, "
+    "and with which --max-loras."
+)
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; calibrations, threads and connections come with its start."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = build_services(build_context(settings))
+        app.state.services = services
+        tasks = [asyncio.create_task(_warm(services)), asyncio.create_task(services.fleet.keep_fresh())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            services.context.close()
+
+    app = FastAPI(
+        title="Loadmaster",
+        version=version("loadmaster"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for module in (placement, fleet, jobs, health, docs):
+        app.include_router(module.router)
+    install_problem_handlers(app)
+    app.add_middleware(ObservabilityMiddleware)
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _warm(services: Services) -> None:
+    """Compile what requests need, then tell that we are ready."""
+    context = services.context
+    try:
+        await asyncio.to_thread(warm_placement, context.catalog, services.placements)
+    except Exception:
+        log.exception("warm_up_failed")  # readiness stays red
+        return
+    _calm_the_collector()
+    context.ready.set()
+    log.info("ready", calibrations=sorted(context.catalog.targets))
+
+
+def _calm_the_collector() -> None:
+    """Keep the garbage collector from walking what lives for ever: it was most of the p99."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)

@@ -1,0 +1,70 @@
+"""The command line: ``loadmaster``. Exit status 0 is good, 2 bad input with the reason on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from service.commands import run
+
+app = typer.Typer(
+    name="loadmaster",
+    help="How many GPUs a fleet of LoRA adapters on vLLM needs, which adapter goes where, and how to start them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(run.serve)
+app.command()(run.worker)
+app.command()(run.place)
+app.command()(run.bench)
+app.command()(run.openapi)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run_command_line(sys.argv[1:]))
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Return the exit status of one command line; a caller's mistake is told on stderr."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        return 0
+    except Exception as error:
+        reason = _mistake(error)
+        if reason is None:
+            raise
+        print(f"loadmaster: {reason}", file=sys.stderr)  # noqa: T201
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def _mistake(error: Exception) -> str | None:
+    """Return what to tell the caller of an error that is theirs to mend, None for a bug."""
+    from pydantic import ValidationError  # noqa: PLC0415 (light imports)
+
+    from models.errors import ModelsError  # noqa: PLC0415
+    from placer.errors import PlacerError  # noqa: PLC0415
+    from service.errors import ServiceError  # noqa: PLC0415
+    from twin.errors import TwinError  # noqa: PLC0415
+
+    if isinstance(error, ValidationError):  # settings; bodies come as ServiceError
+        first = error.errors(include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        return f"LOADMASTER_{name.removeprefix('LOADMASTER_')}: {first['msg']}"
+    if isinstance(error, (ServiceError, TwinError, ModelsError, PlacerError, OSError)):
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the command line runs, one module a family of commands; `service.cli` mounts them."""

@@ -1,0 +1,145 @@
+"""The processes, placements from a file, benchmarks, and the API's description."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+WorkloadFile = Annotated[
+    Path, typer.Option("--workload", help="A workload as JSON, or - for standard input.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 picks one.", show_default=False)] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data directory.", show_default=False)] = None,
+) -> None:
+    """Run the service: HTTP, its store (unless LOADMASTER_REDIS_URL names one) and a worker."""
+    from service.observability import configure_logging  # noqa: PLC0415
+    from service.serve import serve as run_service  # noqa: PLC0415
+
+    settings = _settings(host=host, port=port, data_dir=data_dir)
+    configure_logging(settings.log_level)
+    run_service(settings)
+
+
+def worker() -> None:
+    """Run a worker on the store that LOADMASTER_REDIS_URL names, else on that of LOADMASTER_DATA_DIR."""
+    from service.observability import configure_logging  # noqa: PLC0415
+    from service.worker.process import run_worker  # noqa: PLC0415
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    run_worker(settings)
+
+
+def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (the flag's name)
+    """Plan a workload: the answer of POST /place."""
+    import orjson  # noqa: PLC0415
+
+    from service.services.catalog import load_catalog  # noqa: PLC0415
+    from service.services.placement import PlacementService  # noqa: PLC0415
+
+    document = read_input(workload)
+    answer = PlacementService(load_catalog(), _settings()).answer(document)
+    if json:
+        sys.stdout.buffer.write(answer + b"\n")
+        return
+    _print_plan(orjson.loads(answer))
+
+
+class BenchPart(StrEnum):
+    """What `bench` measures."""
+
+    TWIN = "twin"
+    SURROGATE = "surrogate"
+    PLACE = "place"
+    HTTP = "http"
+
+
+def bench(
+    part: Annotated[BenchPart, typer.Argument(help="What to measure.")],
+    family: Annotated[str, typer.Option(help="Instance family of `bench place`, or all.")] = "all",
+    seed: Annotated[int, typer.Option(help="Seed of `bench place`.")] = 0,
+    url: Annotated[
+        str | None, typer.Option(help="For `bench http`: a service that runs; without it one is started.")
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Measure speed (and for `place` quality) on this machine and print the figures as JSON."""
+    import orjson  # noqa: PLC0415
+
+    figures = _measure(part, family, seed, url)
+    options = 0 if json else orjson.OPT_INDENT_2
+    sys.stdout.buffer.write(orjson.dumps(figures, option=options | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
+    if part is BenchPart.TWIN:
+        from twin.bench import bench_twin  # noqa: PLC0415
+
+        return bench_twin()
+    if part is BenchPart.SURROGATE:
+        from models.bench import bench_surrogate  # noqa: PLC0415
+
+        return bench_surrogate()
+    if part is BenchPart.PLACE:
+        from placer.bench import bench_place  # noqa: PLC0415
+
+        return bench_place(family, seed)
+    from service.bench import bench_http  # noqa: PLC0415
+
+    return bench_http(url)
+
+
+def openapi(
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("openapi/openapi.json"),
+) -> None:
+    """Write the API's OpenAPI description."""
+    from service.app import create_app  # noqa: PLC0415
+    from service.openapi import openapi_text  # noqa: PLC0415
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(openapi_text(create_app(_settings())), encoding="utf-8")
+
+
+def read_input(path: Path) -> bytes:
+    """Return a file's bytes, or standard input's for ``-``."""
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+
+
+def _settings(**overrides: Any) -> Any:
+    from service.settings import Settings  # noqa: PLC0415
+
+    return Settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("gpu", "adapters", "max_loras", "max_lora_rank", "tok/s", "starvation", "binding")
+    for gpu in plan["gpus"]:
+        predicted = gpu["predicted"]
+        table.add_row(
+            str(gpu["gpu"]),
+            str(len(gpu["adapters"])),
+            str(gpu["max_loras"]),
+            str(gpu["max_lora_rank"]),
+            f"{predicted['throughput_tok_s']:.0f}",
+            f"{predicted['starvation_probability']:.3f}",
+            gpu["binding_constraint"],
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{plan['num_gpus']} GPUs, lower bound {plan['lower_bound']}, feasible: {plan['feasible']}")
+    for row in plan["unplaced"]:
+        console.print(f"not placed: {row['adapter']}: {row['reason']}", markup=False)

@@ -1,0 +1,46 @@
+"""Builds the services of a process from its context; app, worker and command line share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.services.fleet import FleetService
+from service.services.placement import PlacementService
+from service.services.simulation import SimulationService
+from service.storage.jobs import JobStore
+from service.storage.workloads import WorkloadStore
+
+if TYPE_CHECKING:
+    from service.context import ProcessContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The services of one process."""
+
+    context: ProcessContext
+    placements: PlacementService
+    fleet: FleetService
+    simulations: SimulationService
+    workloads: WorkloadStore
+
+
+def build_services(context: ProcessContext) -> Services:
+    """Return the services of this process."""
+    settings = context.settings
+    placements = PlacementService(context.catalog, settings)
+    workloads = WorkloadStore(context.client)
+    return Services(
+        context=context,
+        placements=placements,
+        workloads=workloads,
+        fleet=FleetService(
+            settings,
+            placements,
+            workloads,
+            place_pool=context.place_pool,
+            store_pool=context.store_pool,
+        ),
+        simulations=SimulationService(context.catalog, JobStore(context.client, settings), settings),
+    )

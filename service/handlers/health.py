@@ -1,0 +1,48 @@
+"""``/livez``, ``/readyz``, ``/metrics``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.errors import OverloadedError, StoreUnavailableError
+from service.handlers.bodies import problems
+from service.handlers.dependencies import json_response, services_of
+from service.observability import REGISTRY
+from service.schemas import HealthSchema
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="The process runs.", responses={200: {"model": HealthSchema}})
+async def livez() -> Response:
+    """Answer that the event loop turns."""
+    return json_response(HealthSchema(status="alive").model_dump_json().encode())
+
+
+@router.get(
+    "/readyz",
+    summary="Placements are answered at full speed.",
+    responses={200: {"model": HealthSchema}} | problems(s503="Still starting"),
+)
+async def readyz(request: Request) -> Response:
+    """Answer 200 once kernels are compiled and a surrogate is loaded, with the store down too."""
+    services = services_of(request)
+    context = services.context
+    ready = context.ready.is_set() and bool(context.catalog.targets)
+    health = HealthSchema(
+        status="ready" if ready else "starting",
+        store="up",
+        calibrations=sorted(context.catalog.targets),
+    )
+    try:
+        await context.store_pool.run(services.workloads.ping)
+    except (StoreUnavailableError, OverloadedError):
+        health.store = "down"
+    return json_response(health.model_dump_json().encode(), 200 if ready else 503)
+
+
+@router.get("/metrics", summary="Prometheus metrics.", response_class=Response)
+async def metrics() -> Response:
+    """Answer this process's metrics in Prometheus's text format."""
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,63 @@
+"""Long work: ``POST /simulate``, ``GET /jobs``, ``GET /jobs/{job_id}``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.handlers.bodies import describe_body, problems, read_body
+from service.handlers.dependencies import json_response, services_of
+from service.schemas import JobListSchema, JobSchema, SimulateRequest
+
+router = APIRouter(tags=["jobs"])
+
+STORE_DOWN = "The store is not reachable, or too much waits; see Retry-After"
+
+
+@router.post(
+    "/simulate",
+    status_code=202,
+    summary="Run the twin of one GPU that serves a whole workload, as a job.",
+    openapi_extra=describe_body(SimulateRequest),
+    responses={202: {"model": JobSchema}}
+    | problems(
+        s408="The body did not arrive in time",
+        s413="The body is too large",
+        s422="The request is not valid; `field` names what to mend",
+        s503=STORE_DOWN,
+    ),
+)
+async def simulate(request: Request) -> Response:
+    """Queue the run, once however often it is asked for; `Location` is where its report will be."""
+    services = services_of(request)
+    body = await read_body(request, services.context.settings)
+    record = await services.context.store_pool.run(lambda: services.simulations.submit(body))
+    answer = JobSchema.from_record(record).model_dump_json().encode()
+    return json_response(answer, 202, {"Location": f"/jobs/{record.job_id}"})
+
+
+@router.get(
+    "/jobs",
+    summary="The newest jobs.",
+    responses={200: {"model": JobListSchema}} | problems(s422="`limit` is out of range", s503=STORE_DOWN),
+)
+async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
+    """Answer up to `limit` jobs without their reports, the newest first."""
+    services = services_of(request)
+    records = await services.context.store_pool.run(lambda: services.simulations.latest(limit))
+    listed = JobListSchema(jobs=[JobSchema.from_record(record) for record in records])
+    return json_response(listed.model_dump_json().encode())
+
+
+@router.get(
+    "/jobs/{job_id}",
+    summary="One job, with its report once it finished.",
+    responses={200: {"model": JobSchema}}
+    | problems(s404="There is no such job, or its report expired", s422="Not an id", s503=STORE_DOWN),
+)
+async def job(request: Request, job_id: str) -> Response:
+    """Answer how a job stands."""
+    services = services_of(request)
+    record = await services.context.store_pool.run(lambda: services.simulations.get(job_id))
+    return json_response(JobSchema.from_record(record).model_dump_json().encode())

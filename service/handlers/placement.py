@@ -1,0 +1,31 @@
+"""``POST /place``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from service.handlers.bodies import describe_body, problems, read_body
+from service.handlers.dependencies import json_response, ready_services
+from service.schemas import PlanSchema, WorkloadSchema
+
+router = APIRouter(tags=["placement"])
+
+
+@router.post(
+    "/place",
+    summary="Plan a workload: how many GPUs, which adapter where, with which flags.",
+    openapi_extra=describe_body(WorkloadSchema),
+    responses={200: {"model": PlanSchema}}
+    | problems(
+        s408="The body did not arrive in time",
+        s413="The body is too large",
+        s422="The request is not valid; `field` names what to mend",
+        s503="Busy or still starting; see Retry-After",
+    ),
+)
+async def place(request: Request) -> Response:
+    """Answer from memory: neither the store nor a worker is needed."""
+    services = ready_services(request)
+    body = await read_body(request, services.context.settings)
+    answer = await services.context.place_pool.run(lambda: services.placements.answer(body))
+    return json_response(answer)

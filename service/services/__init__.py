@@ -1,0 +1,1 @@
+"""The rules behind the handlers, free of HTTP."""

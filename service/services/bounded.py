@@ -1,0 +1,72 @@
+"""Work in threads, with a limit on how much runs, how much waits, and how long a caller waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from service.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class BoundedPool:
+    """Threads for blocking work of one kind.
+
+    Parameters
+    ----------
+    name
+        Of the threads.
+    num_threads, backlog
+        Calls that run and calls that wait at most; one more is refused at once.
+    deadline_s
+        A caller is answered by then, though its thread ends in its own time.
+    """
+
+    def __init__(self, name: str, *, num_threads: int, backlog: int, deadline_s: float) -> None:
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+        self._name = name
+        self._limit = num_threads + backlog
+        self._deadline_s = deadline_s
+        self._num_in_flight = 0
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Return what `function` returns, from a thread.
+
+        Raises
+        ------
+        OverloadedError
+            Too many calls wait, or this one was not done in time.
+        """
+        if self._num_in_flight >= self._limit:
+            raise OverloadedError(f"{self._limit} calls for {self._name} are waiting", retry_after_s=1)
+        self._num_in_flight += 1
+        context = contextvars.copy_context()
+        future = self._threads.submit(partial(context.run, function))
+        waiter = asyncio.wrap_future(future)
+        waiter.add_done_callback(self._done)
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiter), self._deadline_s)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except TimeoutError:
+            future.cancel()
+            raise OverloadedError(
+                f"{self._name} took longer than {self._deadline_s:g} s", retry_after_s=5
+            ) from None
+
+    def _done(self, waiter: asyncio.Future[Any]) -> None:
+        self._num_in_flight -= 1
+        if not waiter.cancelled():
+            waiter.exception()  # looked at, so that one nobody waits for any more is not reported
+
+    def close(self) -> None:
+        """Let running calls end and refuse the waiting ones."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

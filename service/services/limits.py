@@ -1,0 +1,25 @@
+"""Limits of this installation that a schema cannot state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from service.schemas import WorkloadSchema
+    from service.settings import Settings
+
+
+def check_size(request: WorkloadSchema, settings: Settings, field: str = "adapters") -> None:
+    """Refuse a workload with more adapters than this installation takes.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming `field`.
+    """
+    if len(request.adapters) > settings.max_adapters:
+        raise InvalidRequestError(
+            f"must hold at most {settings.max_adapters} adapters, got {len(request.adapters)}", field=field
+        )
