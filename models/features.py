@@ -8,8 +8,12 @@ that computes it is `models.kernels.features`; formulas use its words:
   of a running request (long answers are met more often, hence the second moment);
 - `B_max = min(KV / context, max_num_batched_tokens / (1 + in/out), max_num_seqs)`: the fullest batch;
 - `active(tau) = sum(1 - exp(-rate out tau))`: adapters with a request running, tau seconds a token;
-- `step(B) = Lat_model(B, B in/out, B context, min(max_loras, active(B / sum(rate out)))) + Lat_sched(B)`;
-- `capacity = B_max (1 + in/out) / step(B_max)`, `B = min(B_max, sum(rate out) step(B))` (Little's law).
+- `seen(B) = min(max_loras, active + 1 - active / num_adapters)` at tau = B / sum(rate out): adapters in
+  the step of a request that meets B others;
+- `step(B) = Lat_model + Lat_sched` of B + 1 requests of `seen(B)` adapters, with the prompt tokens that
+  keep the batch full: what such a request's tokens take;
+- `capacity = B_max (1 + in/out) / step(B_max - 1)`, and B at a given load is Little's law,
+  `B = min(B_max, sum(rate out) step(B))`.
 
 The physical estimates that trees correct: served fraction `min(1, 1/rho) - residence_share`, ITL
 `step(B)`, TTFT `1.5 step(B) + prefill of one prompt + (1 - 1/rho) horizon / 2`.
@@ -27,8 +31,6 @@ from twin.latency import scheduler_coefficients, step_coefficients
 from twin.memory import memory_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from twin.domain import Calibration, Workload
@@ -43,7 +45,7 @@ class Feature(NamedTuple):
 
 
 FEATURES: tuple[Feature, ...] = (
-    Feature("rho", "1", "offered_tok_s / capacity = sum(rate out) step(B_max) / B_max"),
+    Feature("rho", "1", "offered_tok_s / capacity = sum(rate out) step(B_max - 1) / B_max"),
     Feature("slots_over_active", "1", "max_loras / active(B / sum(rate out))"),
     Feature(
         "slots_over_hot",
@@ -124,32 +126,39 @@ def calibration_vector(
     return vector
 
 
-def adapter_terms(workload: Workload) -> NDArray[np.float64]:
-    """Return every adapter's terms, (num_adapters, NUM_AGGREGATES) float64; sums, then two maxima."""
+def adapter_terms(workload: Workload, rate_rps: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return every adapter's terms, (num_adapters, NUM_AGGREGATES) float64; sums, then two maxima.
+
+    Parameters
+    ----------
+    workload
+        The adapters.
+    rate_rps
+        (num_adapters,) float64, taken instead of the workload's own rates where given.
+    """
     terms = np.empty((workload.num_adapters, NUM_AGGREGATES))
-    for row in range(workload.num_adapters):
-        kernel.adapter_terms(
-            terms[row],
-            int(workload.rank[row]),
-            workload.rate_rps[row],
-            workload.input_tokens_mean[row],
-            workload.output_tokens_mean[row],
-            workload.input_tokens_cv[row],
-            workload.output_tokens_cv[row],
-            workload.arrival_cv[row],
-        )
+    kernel.fill_terms(
+        terms,
+        workload.rank,
+        workload.rate_rps if rate_rps is None else rate_rps,
+        workload.input_tokens_mean,
+        workload.output_tokens_mean,
+        workload.input_tokens_cv,
+        workload.output_tokens_cv,
+        workload.arrival_cv,
+    )
     return terms
 
 
-def aggregate(
-    workload: Workload, rows: Sequence[int] | NDArray[np.integer] | None = None
-) -> NDArray[np.float64]:
-    """Return the aggregates of the workload's adapters (of `rows` where given), (NUM_AGGREGATES,)."""
-    terms = adapter_terms(workload)
-    if rows is not None:
-        terms = terms[np.asarray(rows)]
+def total(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the aggregates of adapters whose terms these are, (NUM_AGGREGATES,) float64."""
     sums = terms[:, : kernel.NUM_SUMS].sum(axis=0)
     return np.concatenate([sums, terms[:, kernel.NUM_SUMS :].max(axis=0)])
+
+
+def aggregate(workload: Workload) -> NDArray[np.float64]:
+    """Return the aggregates of one GPU that serves the whole workload, (NUM_AGGREGATES,) float64."""
+    return total(adapter_terms(workload))
 
 
 class Physics(NamedTuple):

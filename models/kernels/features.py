@@ -174,6 +174,22 @@ def add_adapter(aggregates, rank, rate_rps, input_tokens, output_tokens, input_c
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def fill_terms(out, rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv):
+    """Write every adapter's terms to `out`, (num_adapters, NUM_AGGREGATES) float64; columns as above."""
+    for row in range(rank.shape[0]):
+        adapter_terms(
+            out[row],
+            rank[row],
+            rate_rps[row],
+            input_tokens[row],
+            output_tokens[row],
+            input_cv[row],
+            output_cv[row],
+            arrival_cv[row],
+        )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def expected_active(aggregates, tau_s):
     """Return the expected number of adapters with a request running: the sum of 1 - exp(-u tau).
 
@@ -226,6 +242,17 @@ def step_plane(step_coefs, scheduler_coefs, in_per_out, context_tokens, max_lora
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _token_step(aggregates, k0, k1, k2, k3, slots, batch):
+    """Return the mean step that a token sees, milliseconds, and the adapters with a request running.
+
+    A running request sees `batch` others and itself, and its own adapter beside the active ones.
+    """
+    active = expected_active(aggregates, batch / aggregates[RATE_OUT])
+    seen = min(active + 1.0 - active / aggregates[COUNT], slots)
+    return k0 + k1 * (batch + 1.0) + seen * (k2 + k3 * (batch + 1.0)), active
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _operating_point(aggregates, k0, k1, k2, k3, slots, max_batch):
     """Return the running requests that Little's law asks for, and the step and adapters with them.
 
@@ -239,19 +266,16 @@ def _operating_point(aggregates, k0, k1, k2, k3, slots, max_batch):
         `max_batch`.
     """
     work = 1e-3 * aggregates[RATE_OUT]
-    tau_per_request = 1.0 / aggregates[RATE_OUT]
-    active = expected_active(aggregates, max_batch * tau_per_request)
-    step = k0 + k1 * max_batch + min(active, slots) * (k2 + k3 * max_batch)
+    step, active = _token_step(aggregates, k0, k1, k2, k3, slots, max(max_batch - 1.0, 1e-6))
     rho = work * step / max_batch
     if rho >= 1.0:
         return max_batch, step, active, rho
-    low, gap_low = 0.0, work * k0
+    low, gap_low = 0.0, work * (k0 + k1 + k2 + k3)
     high, gap_high = max_batch, work * step - max_batch
     batch = max_batch
     for _ in range(NUM_SECANTS):
         batch = low + (high - low) * gap_low / (gap_low - gap_high)
-        active = expected_active(aggregates, batch * tau_per_request)
-        step = k0 + k1 * batch + min(active, slots) * (k2 + k3 * batch)
+        step, active = _token_step(aggregates, k0, k1, k2, k3, slots, batch)
         gap = work * step - batch
         if gap > 0.0:
             low, gap_low = batch, gap

@@ -1,0 +1,230 @@
+"""The scenarios that surrogates learn from: who sends what to one server, and with which flags.
+
+Rows come in groups of `GROUP_SIZE`: one mix of adapters under several slot counts and loads. Each row
+has random numbers of its own, so row `i` is the same whatever else is generated. Loads crowd around
+the two borders where starvation begins: the server's capacity (rho near 1) and the slots (as many
+adapters with a request running as slots).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.features import adapter_terms, calibration_vector, features_of, total
+from models.kernels import features as kernel
+from twin.domain import ServerConfig, Workload
+from twin.memory import feasible_max_loras
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+    from twin.domain import Calibration
+
+GROUP_SIZE = 4
+"""Rows that share a mix of adapters; training never splits a group."""
+
+RANKS = (8, 16, 32, 64, 128, 256, 320)
+"""Values that vLLM takes for `--max-lora-rank`, those usual for adapters among them."""
+
+MAX_REQUESTS = 600_000
+"""A scenario that would send more in its window is drawn again: it would cost seconds to simulate."""
+
+MAX_RHO = 3.0
+"""Highest load over capacity: what a client with a bounded number of open requests can hold up."""
+
+MAX_DRAWS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One row of a data set before it is simulated."""
+
+    row: int
+    workload: Workload
+    server: ServerConfig
+    simulation_seed: int
+
+    @property
+    def group(self) -> int:
+        """The mix of adapters that the row belongs to."""
+        return self.row // GROUP_SIZE
+
+
+def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int = 1000) -> Scenario:
+    """Return row `row` of the design with this seed; same arguments, same scenario.
+
+    Parameters
+    ----------
+    calibration
+        Ranks and slots stay within what it knows and what fits in memory.
+    seed, row
+        Together the seed of the row's random numbers, each >= 0.
+    max_adapters
+        Adapters on the server at most.
+    """
+    of_group = np.random.default_rng([seed, row // GROUP_SIZE, 0])
+    of_row = np.random.default_rng([seed, row, 1])
+    max_lora_rank = _draw_rank(calibration, of_group)
+    mix = _draw_mix(of_group, max_lora_rank, max_adapters)
+    simulation_seed = int(of_row.integers(2**31))
+    vector = calibration_vector(calibration)
+    for _ in range(MAX_DRAWS):
+        server = _draw_server(calibration, of_row, max_lora_rank)
+        scale = _draw_scale(of_row, mix, server, vector)
+        if scale * mix.rate_rps.sum() * vector[kernel.HORIZON_S] <= MAX_REQUESTS:
+            break
+    else:
+        scale = MAX_REQUESTS / (mix.rate_rps.sum() * vector[kernel.HORIZON_S])
+    workload = replace(mix, rate_rps=mix.rate_rps * scale)
+    return Scenario(row=row, workload=workload, server=server, simulation_seed=simulation_seed)
+
+
+SHORT_MODEL_LEN = 16_384
+"""The `max_model_len` of servers that trade long requests for KV cache and slots."""
+
+USUAL_SLOTS = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384)
+"""Values of `max_loras` that people set."""
+
+ODDS = {
+    "slots": {"any": 0.5, "usual": 0.5},
+    "model_len": {"own": 5 / 6, "short": 1 / 6},
+    "cv": {"sharegpt": 0.7, "given": 0.3},
+    "arrivals": {"poisson": 0.8, "other": 0.2},
+    "ranks": {"mixed": 0.7, "equal": 0.3},
+    "shares": {"three_rates": 0.35, "zipf": 0.30, "equal": 0.15, "log_normal": 0.20},
+    "lengths": {"sharegpt": 0.3, "equal": 0.3, "spread": 0.4},
+    "load": {"border": 0.40, "light": 0.25, "idle": 0.05, "over": 0.30},
+    "scarce_slots": {"capacity": 0.5, "slots": 0.5},
+}
+"""How often each kind of each trait is drawn."""
+
+
+def _pick(rng: Generator, trait: str) -> str:
+    """Return a kind of the trait, drawn with its odds."""
+    kinds = list(ODDS[trait])
+    return kinds[int(rng.choice(len(kinds), p=list(ODDS[trait].values())))]
+
+
+def _log_uniform(rng: Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _draw_rank(calibration: Calibration, rng: Generator) -> int:
+    known = [rank for rank in RANKS if rank <= calibration.max_known_rank] or [calibration.max_known_rank]
+    return int(rng.choice(known))
+
+
+def _draw_server(calibration: Calibration, rng: Generator, max_lora_rank: int) -> ServerConfig:
+    max_model_len = None
+    if _pick(rng, "model_len") == "short":
+        max_model_len = min(SHORT_MODEL_LEN, calibration.model.max_model_len)
+    most = max(feasible_max_loras(calibration, max_lora_rank, max_model_len), 1)
+    usual = [count for count in USUAL_SLOTS if count <= most]
+    if usual and _pick(rng, "slots") == "usual":
+        max_loras = int(rng.choice(usual))
+    else:
+        max_loras = round(_log_uniform(rng, 1.0, most))
+    return ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank, max_model_len=max_model_len)
+
+
+def _draw_mix(rng: Generator, max_lora_rank: int, max_adapters: int) -> Workload:
+    """Return adapters whose rates sum to one request a second."""
+    count = round(_log_uniform(rng, 1.0, max_adapters))
+    input_mean, output_mean = _draw_lengths(rng, count)
+    cv = (math.nan, math.nan) if _pick(rng, "cv") == "sharegpt" else rng.uniform(0.1, 1.8, size=2)
+    arrival_cv = 1.0 if _pick(rng, "arrivals") == "poisson" else _log_uniform(rng, 0.5, 5.0)
+    return Workload(
+        base_model="any",
+        gpu_type="any",
+        adapter_ids=tuple(f"adapter-{row}" for row in range(count)),
+        rank=_draw_ranks(rng, count, max_lora_rank),
+        rate_rps=_draw_shares(rng, count),
+        input_tokens_mean=input_mean,
+        output_tokens_mean=output_mean,
+        input_tokens_cv=np.full(count, cv[0]),
+        output_tokens_cv=np.full(count, cv[1]),
+        arrival_cv=np.full(count, arrival_cv),
+    )
+
+
+def _draw_ranks(rng: Generator, count: int, max_lora_rank: int) -> NDArray[np.int32]:
+    """Return ranks up to the server's, with at least one adapter that needs it."""
+    pool = [rank for rank in RANKS if rank <= max_lora_rank]
+    ranks = np.full(count, max_lora_rank, dtype=np.int32)
+    if pool and _pick(rng, "ranks") == "mixed":
+        ranks[1:] = rng.choice(pool, size=count - 1)
+    return ranks
+
+
+def _draw_shares(rng: Generator, count: int) -> NDArray[np.float64]:
+    """Return each adapter's share of the requests."""
+    kind = _pick(rng, "shares")
+    if kind == "three_rates":
+        ratios = 2.0 ** rng.integers(1, 7, size=2)
+        shares = np.resize([1.0, ratios[0], ratios[0] * ratios[1]], count)
+    elif kind == "zipf":
+        shares = np.arange(1, count + 1, dtype=np.float64) ** -rng.uniform(0.2, 2.0)
+    elif kind == "equal":
+        shares = np.ones(count)
+    else:
+        shares = np.exp(rng.normal(0.0, rng.uniform(0.2, 2.0), size=count))
+    rng.shuffle(shares)
+    return shares / shares.sum()
+
+
+def _draw_lengths(rng: Generator, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean prompt and output tokens of each adapter: ShareGPT's, one fleet's, or spread."""
+    kind = _pick(rng, "lengths")
+    if kind == "sharegpt":
+        return np.full(count, rng.uniform(200.0, 245.0)), np.full(count, rng.uniform(180.0, 215.0))
+    centre_in, centre_out = _log_uniform(rng, 16.0, 4000.0), _log_uniform(rng, 16.0, 1500.0)
+    spread = 0.0 if kind == "equal" else rng.uniform(0.2, 1.0)
+    inputs = centre_in * np.exp(rng.normal(0.0, spread, size=count))
+    outputs = centre_out * np.exp(rng.normal(0.0, spread, size=count))
+    return np.clip(inputs, 4.0, 16_000.0), np.clip(outputs, 2.0, 4000.0)
+
+
+def _draw_scale(
+    rng: Generator, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
+) -> float:
+    """Return the factor on the rates that gives the load drawn for the row."""
+    kind = _pick(rng, "load")
+    rho = {
+        "border": rng.uniform(0.6, 1.3),
+        "light": _log_uniform(rng, 0.05, 0.7),
+        "idle": _log_uniform(rng, 0.001, 0.05),
+        "over": rng.uniform(1.1, MAX_RHO),
+    }[kind]
+    scale = _scale_for(kernel.RHO, rho, mix, server, calibration)
+    if mix.num_adapters > server.max_loras and _pick(rng, "scarce_slots") == "slots":
+        slots_over_active = _log_uniform(rng, 0.4, 2.5)
+        by_slots = _scale_for(kernel.SLOTS_OVER_ACTIVE, slots_over_active, mix, server, calibration)
+        most = _scale_for(kernel.RHO, MAX_RHO, mix, server, calibration)
+        scale = min(by_slots, most) if kind == "over" else min(by_slots, scale)
+    return scale
+
+
+def _scale_for(
+    column: int,
+    wanted: float,
+    mix: Workload,
+    server: ServerConfig,
+    calibration: NDArray[np.float64],
+) -> float:
+    """Return the factor on the rates at which a feature that is monotone in load has a value."""
+    rising = column == kernel.RHO
+    low, high = np.log(1e-6), np.log(1e6)
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        aggregates = total(adapter_terms(mix, mix.rate_rps * np.exp(middle)))
+        row, _ = features_of(aggregates, server.max_loras, server.max_lora_rank, calibration)
+        if (row[column] < wanted) == rising:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp(0.5 * (low + high)))
