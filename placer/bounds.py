@@ -86,8 +86,7 @@ class LowerBounds:
 
 def lower_bounds(problem: PlacementProblem) -> LowerBounds:
     """Return every bound of the problem; see the module for what each rests on."""
-    demand = adapter_demands(problem).sum(axis=0)
-    utilisation = kernel.best_case_utilisation(*best_case(problem), demand)
+    utilisation = workload_utilisation(problem)
     count = problem.workload.num_adapters / max_adapters_per_gpu(problem)
     return LowerBounds(load=math.ceil(utilisation * (1 - ROUNDING)), count=math.ceil(count))
 
@@ -95,6 +94,12 @@ def lower_bounds(problem: PlacementProblem) -> LowerBounds:
 def lower_bound(problem: PlacementProblem) -> int:
     """Return a number of GPUs that no plan with every adapter placed goes below."""
     return lower_bounds(problem).best
+
+
+def workload_utilisation(problem: PlacementProblem) -> float:
+    """Return the GPUs' time that the whole workload needs at best, in GPUs."""
+    demand = adapter_demands(problem).sum(axis=0)
+    return float(kernel.best_case_utilisation(*best_case(problem), demand))
 
 
 def adapter_demands(problem: PlacementProblem) -> NDArray[np.float64]:

@@ -44,11 +44,11 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("rank-mixed", ranks_descend=False, segregated=False),
-    Variant("rank-segregated", ranks_descend=False, segregated=True),
     Variant("ranks-descending", ranks_descend=True, segregated=False),
+    Variant("rank-segregated", ranks_descend=False, segregated=True),
+    Variant("rank-mixed", ranks_descend=False, segregated=False),
 )
-"""In the order they are tried; with one slot rank all are the first."""
+"""In the order they are tried, the one that is best most often first; with one slot rank all are it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

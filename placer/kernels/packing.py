@@ -17,7 +17,7 @@ from placer.kernels.best_case import NUM_DEMANDS, best_case_utilisation
 REACH = 3
 """Values of the ladder that a trial looks at on each side of a GPU's present `max_loras`."""
 
-RETRY_BELOW = 0.95
+RETRY_BELOW = 0.8
 """A GPU that refused an adapter is asked again for one that costs less than this share of it."""
 
 # What became of an adapter: a GPU's number, or one of these.
@@ -191,20 +191,21 @@ def pack(
 
         # --- Else a GPU of its own, if one alone carries it.
         if placed < 0:
-            rank, ladder = slot_ranks[own_class], ladders[own_class]
-            choice, risk = best_choice(surrogate, terms, ladder, rank, 1, scratch)
-            if choice < 0:
+            ladder = ladders[own_class]
+            if last_choice(ladder, 1) < 0:
                 placed = NO_MEMORY
             elif cost[row] > 1.0:
                 placed = OVERLOADS_ALONE
-            elif risk > starvation_risk:
-                placed = STARVES_ALONE
-            elif num_gpus < max_gpus:
-                placed = num_gpus
-                num_gpus += 1
-                gpu_class[placed] = own_class
-                gpu_choice[placed] = choice
-                aggregates[placed] = terms
+            else:
+                choice, risk = best_choice(surrogate, terms, ladder, slot_ranks[own_class], 1, scratch)
+                if risk > starvation_risk:
+                    placed = STARVES_ALONE
+                elif num_gpus < max_gpus:
+                    placed = num_gpus
+                    num_gpus += 1
+                    gpu_class[placed] = own_class
+                    gpu_choice[placed] = choice
+                    aggregates[placed] = terms
 
         gpu_of[row] = placed
         if placed >= 0:

@@ -85,6 +85,14 @@ def make_starvation_tree(rho_limit: float = 0.8, slots_limit: float = 0.95) -> T
     )
 
 
+def make_noisy_tree(seed: int, num_steps: int = 40) -> TreeArrays:
+    """A staircase over the load that rises on the whole, and goes up and down on its way."""
+    rng = np.random.default_rng(seed)
+    limits = np.sort(rng.uniform(0, 1.5, num_steps))
+    risks = np.clip(np.append(limits, 1.5) ** 4 + rng.normal(0, 0.1, num_steps + 1), 0, 1)
+    return threshold_tree("rho", limits.tolist(), risks.tolist())
+
+
 def make_surrogate(calibration: Calibration, starvation: TreeArrays | None = None, **changes) -> Surrogate:
     """A surrogate whose trees state the physics with a limit on load and on slots."""
     ranges = np.tile(np.array([0.0, 1e9], dtype=np.float32), (len(FEATURE_NAMES), 1))

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placer import bounds
+from placer.kernels.best_case import best_case_utilisation
+from tests.support.packing_oracle import Oracle, fewest_gpus
+from tests.support.packing_problems import (
+    make_calibration,
+    make_problem,
+    make_random_workload,
+    make_surrogate,
+    make_workload,
+)
+from tests.support.twin_cases import num_examples
+from twin.domain import ServerConfig
+from twin.simulate import simulate
+
+demands = st.tuples(*(st.floats(1e-3, 1e5) for _ in range(4))).map(np.array)
+
+
+def _utilisation(demand):
+    return best_case_utilisation(*bounds.best_case(make_problem(make_workload([8], 0.1))), demand)
+
+
+@settings(max_examples=num_examples(200), deadline=None)
+@given(demands, demands)
+def test_two_gpus_need_no_less_time_apart_than_one_needs_for_both(first, second):
+    assert _utilisation(first + second) <= (_utilisation(first) + _utilisation(second)) * (1 + 1e-9)
+
+
+@settings(max_examples=num_examples(100), deadline=None)
+@given(demands, st.floats(0.1, 10))
+def test_twice_the_demand_needs_twice_the_time(demand, scale):
+    assert _utilisation(scale * demand) == pytest.approx(scale * _utilisation(demand), rel=1e-9)
+
+
+@settings(max_examples=num_examples(25), deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([8, 16, 32]), st.floats(0.5, 40), st.floats(20, 800), st.floats(20, 400)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_the_lower_bound_is_at_most_the_fewest_gpus_of_any_partition(rows):
+    rank, rate, prompt, output = (np.array(column) for column in zip(*rows, strict=True))
+    surrogate = make_surrogate(make_calibration(), max_adapters=3)
+    problem = make_problem(make_workload(rank, rate, prompt, output), surrogate)
+    fewest = fewest_gpus(Oracle(problem))
+    if fewest:
+        assert bounds.lower_bound(problem) <= fewest
+
+
+def test_the_count_bound_divides_by_the_adapters_that_the_surrogate_knows():
+    surrogate = make_surrogate(make_calibration(), max_adapters=4)
+    problem = make_problem(make_workload([8] * 9, 1e-6), surrogate)
+    assert bounds.lower_bounds(problem) == bounds.LowerBounds(load=1, count=3)
+    assert bounds.lower_bound(problem) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output"), [(20, 20), (400, 40), (40, 400), (1000, 1), (3000, 900)], ids=str
+)
+@pytest.mark.parametrize("max_loras", [1, 4])
+def test_an_overloaded_server_in_the_twin_serves_no_more_than_its_best_case(prompt, output, max_loras):
+    alone = make_problem(make_workload([8], 1.0, prompt, output))
+    rate = 1.5 / bounds.workload_utilisation(alone)
+    workload = make_workload(
+        [8] * 4, rate / 4, prompt, output, input_tokens_cv=np.zeros(4), output_tokens_cv=np.zeros(4)
+    )
+    problem = make_problem(workload)
+    utilisation = bounds.workload_utilisation(problem)
+    assert utilisation == pytest.approx(1.5)
+    server = ServerConfig(max_loras=max_loras, max_lora_rank=8)
+    report = simulate(workload, server, problem.calibration, horizon_s=60.0, seed=1)
+    assert report.throughput_tok_s <= workload.offered_tok_s / utilisation * (1 + 1e-3)
+
+
+def test_the_bound_grows_with_the_rates():
+    slow = make_random_workload(50, seed=3)
+    fast = make_workload(slow.rank, 20 * slow.rate_rps, slow.input_tokens_mean, slow.output_tokens_mean)
+    assert bounds.lower_bound(make_problem(fast)) > bounds.lower_bound(make_problem(slow)) >= 1

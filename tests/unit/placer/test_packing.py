@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placer import limits
+from placer.bounds import workload_utilisation
+from placer.packing import VARIANTS, build_tables, place, run
+from tests.support.packing_oracle import Oracle, fewest_gpus
+from tests.support.packing_problems import (
+    make_calibration,
+    make_noisy_tree,
+    make_problem,
+    make_random_workload,
+    make_surrogate,
+    make_workload,
+    threshold_tree,
+)
+from tests.support.twin_cases import num_examples
+from twin.domain import MemoryLaw, ServerConfig
+from twin.memory import fits_in_memory
+
+
+@st.composite
+def problems(draw, max_adapters=14):
+    """Workloads of a few adapters, heavy enough for several GPUs, and a smooth or a noisy surrogate."""
+    count = draw(st.integers(1, max_adapters))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    workload = make_workload(
+        rng.choice([4, 8, 16, 20, 32], count),
+        10 ** rng.uniform(-2, draw(st.sampled_from([0.5, 1.5, 2.0])), count),
+        10 ** rng.uniform(1, 3.3, count),
+        10 ** rng.uniform(0, 3, count),
+    )
+    calibration = make_calibration()
+    tree = make_noisy_tree(draw(st.integers(0, 1000))) if draw(st.booleans()) else None
+    surrogate = make_surrogate(calibration, tree, max_adapters=draw(st.sampled_from([3, 400])))
+    return make_problem(
+        workload,
+        surrogate,
+        calibration=calibration,
+        max_gpus=draw(st.sampled_from([None, None, 1, 3])),
+        starvation_risk=draw(st.sampled_from([0.01, 0.05, 0.3])),
+        max_model_len=draw(st.sampled_from([None, 2000])),
+    )
+
+
+def rows_of(placement):
+    return [row for gpu in placement.gpus for row in gpu.rows.tolist()]
+
+
+def check_laws(problem, placement):
+    """What every answer obeys, asked again of the surrogate, the memory and the bound themselves."""
+    oracle = Oracle(problem)
+    unplaced = [adapter.row for adapter in placement.unplaced]
+    assert sorted(rows_of(placement) + unplaced) == list(range(problem.workload.num_adapters))
+    assert unplaced == sorted(unplaced)
+    assert [gpu.gpu for gpu in placement.gpus] == list(range(placement.num_gpus))
+    assert problem.max_gpus is None or placement.num_gpus <= problem.max_gpus
+    for gpu in placement.gpus:
+        assert oracle.accepts(gpu.rows.tolist(), gpu.max_loras)
+        server = ServerConfig(
+            max_loras=gpu.max_loras, max_lora_rank=gpu.max_lora_rank, max_model_len=problem.max_model_len
+        )
+        assert fits_in_memory(problem.calibration, server)
+        assert gpu.max_lora_rank == oracle.slot_rank(gpu.rows.tolist())
+        asked_again = problem.surrogate.predict(problem.workload.subset(gpu.rows), server)
+        assert asked_again.starvation_probability <= problem.starvation_risk
+        assert gpu.predicted.starvation_probability == asked_again.starvation_probability
+        assert gpu.predicted.throughput_tok_s == pytest.approx(asked_again.throughput_tok_s)
+        assert gpu.predicted.ttft_ms == pytest.approx(asked_again.ttft_ms)
+    if placement.feasible:
+        assert placement.lower_bound <= placement.num_gpus
+        assert placement.gap == placement.num_gpus - placement.lower_bound
+    else:
+        assert placement.gap is None
+
+
+@settings(max_examples=num_examples(150), deadline=None)
+@given(problems())
+def test_every_answer_obeys_the_laws_of_a_plan(problem):
+    check_laws(problem, place(problem))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_plan_of_many_adapters_obeys_the_laws_too(seed):
+    problem = make_problem(make_random_workload(150, seed))
+    placement = place(problem)
+    assert placement.feasible
+    check_laws(problem, placement)
+
+
+@settings(max_examples=num_examples(150), deadline=None)
+@given(problems(), st.sampled_from(VARIANTS))
+def test_the_kernel_packs_as_the_rules_in_plain_python_do(problem, variant):
+    packing = run(problem, build_tables(problem), variant)
+    expected = Oracle(problem).pack(variant)
+    gpu_of = np.full(problem.workload.num_adapters, -1)
+    for gpu, group in enumerate(expected):
+        gpu_of[group.rows] = gpu
+    assert np.array_equal(np.maximum(packing.gpu_of, -1), gpu_of)
+    assert packing.max_lora_rank.tolist() == [group.max_lora_rank for group in expected]
+
+
+@settings(max_examples=num_examples(25), deadline=None)
+@given(problems(max_adapters=6))
+def test_a_plan_has_no_fewer_gpus_than_the_best_partition_and_the_bound_no_more(problem):
+    placement = place(problem)
+    if placement.feasible:
+        fewest = fewest_gpus(Oracle(problem))
+        assert placement.lower_bound <= fewest <= placement.num_gpus
+
+
+def test_small_plans_are_optimal_for_nearly_all_of_fifty_workloads():
+    extra = 0
+    for seed in range(50):
+        workload = make_random_workload(6, seed, ranks=(8, 16))
+        fast = make_workload(
+            workload.rank, 40 * workload.rate_rps, workload.input_tokens_mean, workload.output_tokens_mean
+        )
+        problem = make_problem(fast)
+        placement = place(problem)
+        if placement.feasible:
+            extra += placement.num_gpus - fewest_gpus(Oracle(problem))
+    assert extra <= 2
+
+
+def test_the_same_problem_gets_the_same_plan():
+    problem = make_problem(make_random_workload(80, 5))
+    first, second = place(problem), place(problem)
+    assert rows_of(first) == rows_of(second)
+    assert [gpu.predicted for gpu in first.gpus] == [gpu.predicted for gpu in second.gpus]
+
+
+@settings(max_examples=num_examples(40), deadline=None)
+@given(problems())
+def test_each_gpu_has_the_least_risk_of_all_its_max_loras(problem):
+    oracle = Oracle(problem)
+    for gpu in place(problem).gpus:
+        rows = gpu.rows.tolist()
+        least = min(oracle.risk(rows, max_loras) for max_loras in oracle.choices(rows))
+        assert gpu.predicted.starvation_probability <= least + 0.005
+
+
+def test_among_equal_risks_the_shortest_request_wins():
+    calibration = make_calibration()
+    surrogate = make_surrogate(calibration, threshold_tree("rho", [0.9], [0.01, 0.9]))
+    problem = make_problem(make_workload([8] * 40, 0.5), surrogate, calibration=calibration)
+    oracle = Oracle(problem)
+    (gpu,) = place(problem).gpus
+    workload = problem.workload.subset(gpu.rows)
+
+    def request_ms(max_loras):
+        predicted = surrogate.predict(workload, ServerConfig(max_loras=max_loras, max_lora_rank=8))
+        return predicted.ttft_ms + predicted.itl_ms * 200
+
+    assert request_ms(gpu.max_loras) == pytest.approx(min(map(request_ms, oracle.choices(gpu.rows.tolist()))))
+
+
+def test_adapters_of_a_high_rank_are_kept_together_where_mixing_costs_a_gpu():
+    ranks = [32] * 6 + [8] * 60
+    calibration = make_calibration(memory=MemoryLaw(pool_bytes=24e9))
+    tree = threshold_tree("slots_over_count", [0.99], [0.9, 0.01])
+    surrogate = make_surrogate(calibration, tree)
+    problem = make_problem(make_workload(ranks, 0.01), surrogate, calibration=calibration)
+    placement = place(problem)
+    check_laws(problem, placement)
+    by_rank = {rank: limits.max_loras_ladders(problem)[index].max() for index, rank in enumerate((8, 16, 32))}
+    assert by_rank[32] < len(ranks) <= by_rank[8] + by_rank[32]
+    assert placement.num_gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "best_case_load", "code", "words"),
+    [
+        (150_000.0, 0.1, "request_too_long", "has 150200 tokens, a server takes 131072"),
+        (220.0, 2.5, "overload", "needs 2.5 times what one GPU can do at best"),
+        (220.0, 0.95, "starvation_risk", "above 0.05 with every max_loras"),
+    ],
+)
+def test_an_adapter_that_no_gpu_carries_is_named_with_the_reason(prompt, best_case_load, code, words):
+    rate = best_case_load / workload_utilisation(make_problem(make_workload([8], 1.0, prompt)))
+    problem = make_problem(make_workload([8] * 3, [0.1, rate, 0.1], [220.0, prompt, 220.0]))
+    placement = place(problem)
+    assert rows_of(placement) == [0, 2]
+    (unplaced,) = placement.unplaced
+    assert (unplaced.row, unplaced.code) == (1, code)
+    assert words in unplaced.reason
+    assert not placement.feasible
+
+
+def test_adapters_beyond_the_last_gpu_are_named():
+    problem = make_problem(make_workload([8] * 12, 6.0), max_gpus=1)
+    placement = place(problem)
+    assert placement.num_gpus == 1
+    assert len(placement.unplaced) > 0
+    assert {adapter.code for adapter in placement.unplaced} == {"max_gpus"}
+    assert placement.unplaced[0].reason == "all 1 GPUs are full"
+
+
+def test_a_gpu_without_memory_for_one_request_places_nothing_and_says_so():
+    calibration = make_calibration(memory=MemoryLaw(pool_bytes=1e9))
+    placement = place(make_problem(make_workload([8, 16], 0.1), calibration=calibration))
+    assert placement.gpus == ()
+    assert [adapter.code for adapter in placement.unplaced] == ["memory", "memory"]
+    assert "131072 tokens" in placement.unplaced[0].reason
+
+
+def test_a_workload_of_too_long_requests_only_has_an_empty_plan():
+    placement = place(make_problem(make_workload([8], 0.1, 500_000.0)))
+    assert (placement.num_gpus, placement.unplaced[0].code) == (0, "request_too_long")
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e6])
+def test_extreme_rates_are_answered(rate):
+    placement = place(make_problem(make_workload([8, 8], rate, 1e5, 2e4)))
+    assert placement.feasible == (rate < 1)
