@@ -1,0 +1,162 @@
+"""Fit the teacher on twin runs: boosted trees, their size chosen by cross-validation over groups.
+
+This module and `models.distillation` are the only ones that import scikit-learn, and do so when they
+are called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.features import NUM_FEATURES
+from models.teacher import Ensemble, Teacher, checked_ensemble
+from models.tree import TreeArrays, join, tree_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from models.dataset import Dataset
+    from twin.domain import Calibration
+
+HELD_OUT_SHARE = 0.2
+"""Share of the groups that no model sees, for the figures in the manifest."""
+
+MIN_FRACTION = 0.002
+"""Served fractions below are learned as this: logarithms need a floor."""
+
+CANDIDATES: tuple[Mapping[str, Any], ...] = (
+    {"max_iter": 120, "learning_rate": 0.10, "max_leaf_nodes": 16, "min_samples_leaf": 20},
+    {"max_iter": 160, "learning_rate": 0.08, "max_leaf_nodes": 24, "min_samples_leaf": 10},
+)
+"""Sizes of teacher tried for each target, smaller first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Examples:
+    """What the twin taught, in the form that models learn.
+
+    Attributes
+    ----------
+    rows
+        (num_rows, NUM_FEATURES) float32.
+    physics
+        (num_rows, 4) float64: served fraction, itl_ms, ttft_ms, offered_tok_s by formula.
+    targets
+        By target, (num_rows,) float64: logarithms of the factor on the physics (throughput, ITL,
+        TTFT; NaN where nothing was measured), and 0 or 1 (starvation).
+    group
+        (num_rows,) int64.
+    """
+
+    rows: NDArray[np.float32]
+    physics: NDArray[np.float64]
+    targets: Mapping[str, NDArray[np.float64]]
+    group: NDArray[np.int64]
+
+    def part(self, keep: NDArray[np.bool_]) -> Examples:
+        """Return the rows where `keep` is true."""
+        return Examples(
+            rows=self.rows[keep],
+            physics=self.physics[keep],
+            targets={name: values[keep] for name, values in self.targets.items()},
+            group=self.group[keep],
+        )
+
+
+def examples_of(dataset: Dataset, calibration: Calibration) -> Examples:
+    """Return features and targets of a data set made with this calibration."""
+    rows, physics = dataset.features(calibration)
+    served = dataset["throughput_tok_s"] / np.maximum(dataset["offered_tok_s"], 1e-9)
+    return Examples(
+        rows=rows,
+        physics=physics,
+        targets={
+            "throughput": np.log(np.maximum(served, MIN_FRACTION) / physics[:, 0]),
+            "starvation": dataset["starved"],
+            "itl": np.log(dataset["itl_ms"] / physics[:, 1]),
+            "ttft": np.log(dataset["ttft_ms"] / physics[:, 2]),
+        },
+        group=dataset["group"].astype(np.int64),
+    )
+
+
+def split(examples: Examples, seed: int) -> tuple[Examples, Examples]:
+    """Return examples to learn from and held-out ones; no group is on both sides."""
+    groups = np.unique(examples.group)
+    count = max(1, round(HELD_OUT_SHARE * len(groups)))
+    held_out = np.random.default_rng(seed).permutation(groups)[:count]
+    is_held_out = np.isin(examples.group, held_out)
+    return examples.part(~is_held_out), examples.part(is_held_out)
+
+
+def fit_teacher(examples: Examples, seed: int) -> Teacher:
+    """Return the teacher: for each target the candidate with the least error over three folds of groups."""
+    return Teacher(
+        **{
+            target: _fit_ensemble(examples.rows, values, examples.group, target == "starvation", seed)
+            for target, values in examples.targets.items()
+        }
+    )
+
+
+def _fit_ensemble(
+    rows: NDArray[np.float32],
+    values: NDArray[np.float64],
+    group: NDArray[np.int64],
+    is_class: bool,  # noqa: FBT001 (one of two kinds of target)
+    seed: int,
+) -> Ensemble:
+    from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415 (takes seconds)
+
+    known = np.isfinite(values)
+    rows, values, group = rows[known], values[known], group[known]
+    scoring = "neg_log_loss" if is_class else "neg_mean_absolute_error"
+    scores = [
+        cross_val_score(
+            _model(candidate, seed, is_class=is_class),
+            rows,
+            values,
+            groups=group,
+            cv=GroupKFold(3),
+            scoring=scoring,
+        ).mean()
+        for candidate in CANDIDATES
+    ]
+    best = CANDIDATES[int(np.argmax(scores))]
+    return to_ensemble(_model(best, seed, is_class=is_class).fit(rows, values))
+
+
+def _model(candidate: Mapping[str, Any], seed: int, *, is_class: bool) -> Any:
+    from sklearn.ensemble import (  # noqa: PLC0415
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+    )
+
+    kind = HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor
+    return kind(**candidate, early_stopping=False, l2_regularization=1.0, random_state=seed)
+
+
+def to_ensemble(model: Any) -> Ensemble:
+    """Return a fitted histogram gradient boosting model as flat arrays."""
+    trees: list[TreeArrays] = []
+    for (predictor,) in model._predictors:  # noqa: SLF001 (no public way to its trees)
+        nodes = predictor.nodes
+        leaf = nodes["is_leaf"].astype(bool)
+        trees.append(
+            tree_arrays(
+                nodes["feature_idx"],
+                nodes["num_threshold"],
+                np.where(leaf, -1, nodes["left"].astype(np.int64)),
+                np.where(leaf, -1, nodes["right"].astype(np.int64)),
+                nodes["value"],
+            )
+        )
+    joined, roots = join(trees)
+    baseline = float(np.ravel(model._baseline_prediction)[0])  # noqa: SLF001
+    ensemble = Ensemble(nodes=joined, roots=roots, baseline=baseline)
+    return checked_ensemble(ensemble, NUM_FEATURES, "teacher")
