@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twin.domain import MAX_TOKENS
 from twin.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ MAX_REQUESTS = 20_000_000
 """A longer stream is refused: it would take more than 2 GB."""
 
 QUANTILES = 4096
+
+SMALLEST_CV = 1e-9
+"""A gamma law needs some variation; this much moves no length by a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,10 +157,10 @@ def _lengths(
     given = ~np.isnan(cv)
     if given.any():
         rows = np.flatnonzero(given[adapter_of])
-        row_cv = np.maximum(cv[adapter_of[rows]], 1e-3)
+        row_cv = np.maximum(cv[adapter_of[rows]], SMALLEST_CV)
         drawn[rows] = rng.standard_gamma(row_cv**-2) * row_cv**2
     tokens = drawn * mean[adapter_of] + 0.5
-    return np.maximum(tokens, 1.0).astype(np.int32)
+    return np.clip(tokens, 1.0, MAX_TOKENS).astype(np.int32)
 
 
 def _arrivals(
@@ -205,11 +209,13 @@ def _gamma_arrivals(
     The first arrival is a uniform share of a length-biased gap (gamma of shape + 1), as an observer
     who comes at any time would see it.
     """
-    cv = np.maximum(arrival_cv, 1e-3)
+    cv = np.maximum(arrival_cv, SMALLEST_CV)
     shape = cv**-2
+    with np.errstate(over="ignore"):  # an infinite gap: nothing arrives
+        scales_s = cv**2 / rate_rps
     arrivals, owners = [], []
     for row in range(rate_rps.shape[0]):
-        scale_s = cv[row] ** 2 / rate_rps[row]
+        scale_s = scales_s[row]
         last_s = float(rng.uniform() * rng.standard_gamma(shape[row] + 1.0) * scale_s)
         times = [np.array([last_s])]
         while last_s < horizon_s:

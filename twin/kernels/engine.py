@@ -166,7 +166,6 @@ def run_engine(
     other_heap_size = 0
     front_key = 0
     num_waiting = 0
-    num_waiting_preempted = 0
     present = np.zeros(num_requests, np.uint8)
     block_counts = np.zeros((num_requests >> BLOCK_BITS) + 1, np.int32)
     superblock_counts = np.zeros((num_requests >> SUPERBLOCK_BITS) + 1, np.int32)
@@ -214,6 +213,9 @@ def run_engine(
             request = next_arrival
             sent_ns[request] = arrival_ns[request]
             if max_unfinished > 0 and request - num_finished_before >= max_unfinished:
+                if now_ns >= horizon_ns:
+                    sent_ns[request] = -1  # the window is over before the client may send it
+                    break
                 sent_ns[request] = now_ns
             next_arrival += 1
             adapter = adapter_of[request]
@@ -307,7 +309,6 @@ def run_engine(
             else:
                 other_heap_size = heap_push(other_heap, heap_position, head_key, other_heap_size, adapter)
             num_waiting += 1
-            num_waiting_preempted += 1
         free_blocks -= needed + partial_needed
         budget_left = token_budget - num_decodes - partial_new
         prefill_tokens = partial_new
@@ -358,9 +359,7 @@ def run_engine(
             prefill_tokens += new_tokens
             num_admitted += 1
             num_waiting -= 1
-            if request_key[request] < 0:
-                num_waiting_preempted -= 1
-            else:
+            if request_key[request] >= 0:
                 counted_discard(present, block_counts, superblock_counts, request)
             queue_first[adapter] = queue_following[request]
             if queue_first[adapter] < 0:
@@ -414,12 +413,13 @@ def run_engine(
                 fresh[num_fresh] = request
                 num_fresh += 1
 
-        # --- How far the scan walked: only with all slots taken does it pass over anybody.
+        # --- How far the scan walked: only with all slots taken does it pass over anybody, and never
+        # over a preempted request (negative key): adapters of the batch and of preempted requests
+        # together are at most `max_loras`, because a newcomer stands behind them all.
         num_scanned = num_admitted
         if stop == STOP_SLOTS:
             num_scanned += num_waiting
         elif num_active == max_loras and last_key >= 0:
-            num_scanned += num_waiting_preempted
             num_scanned += counted_below(present, block_counts, superblock_counts, last_key)
 
         # --- The step runs.
