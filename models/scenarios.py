@@ -73,11 +73,12 @@ def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int
     mix = _draw_mix(of_group, max_lora_rank, max_adapters)
     simulation_seed = int(of_row.integers(2**31))
     vector = calibration_vector(calibration)
+    server, scale = _draw_server(calibration, of_row, max_lora_rank), 0.0
     for _ in range(MAX_DRAWS):
-        server = _draw_server(calibration, of_row, max_lora_rank)
         scale = _draw_scale(of_row, mix, server, vector)
         if scale * mix.rate_rps.sum() * vector[kernel.HORIZON_S] <= MAX_REQUESTS:
             break
+        server = _draw_server(calibration, of_row, max_lora_rank)
     else:
         scale = MAX_REQUESTS / (mix.rate_rps.sum() * vector[kernel.HORIZON_S])
     workload = replace(mix, rate_rps=mix.rate_rps * scale)

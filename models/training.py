@@ -138,7 +138,8 @@ def _model(candidate: Mapping[str, Any], seed: int, *, is_class: bool) -> Any:
     )
 
     kind = HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor
-    return kind(**candidate, early_stopping=False, l2_regularization=1.0, random_state=seed)
+    options: dict[str, Any] = {**candidate, "early_stopping": False, "l2_regularization": 1.0}
+    return kind(**options, random_state=seed)
 
 
 def to_ensemble(model: Any) -> Ensemble:

@@ -1,0 +1,124 @@
+"""Distil a teacher into one small tree for each target.
+
+A student sees the twin's rows and fresh rows that only the teacher labelled. Trees are grown on
+scales where errors count alike: logarithms for factors, arcsin(sqrt(p)) for probabilities (so that
+0.01 and 0.05 are told apart). Leaves then take their value from the rows that fall into them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.features import NUM_FEATURES
+from models.kernels.tree import find_leaves
+from models.tree import TreeArrays, checked, depth, tree_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.teacher import Teacher
+    from models.training import Examples
+
+MAX_LEAVES = 512
+MIN_SAMPLES_LEAF = 6
+PRIOR_ROWS = 4.0
+"""A leaf's starvation frequency counts the teacher's opinion as this many twin runs."""
+
+
+def distil(
+    teacher: Teacher,
+    examples: Examples,
+    fresh_rows: NDArray[np.float32],
+    *,
+    max_leaves: int = MAX_LEAVES,
+    seed: int = 0,
+) -> dict[str, TreeArrays]:
+    """Return one tree for each target, of at most `max_leaves` leaves.
+
+    Parameters
+    ----------
+    teacher
+        Labels `fresh_rows`.
+    examples
+        Twin runs with their outcomes.
+    fresh_rows
+        (num_fresh, NUM_FEATURES) float32, rows of the same design that no twin ran.
+    max_leaves, seed
+        Size of each tree, and the seed of ties between equal splits.
+    """
+    taught = teacher.factors(examples.rows)
+    fresh = teacher.factors(fresh_rows)
+    students: dict[str, TreeArrays] = {}
+    for target, values in examples.targets.items():
+        known = np.isfinite(values)
+        rows = np.concatenate([examples.rows[known], fresh_rows])
+        opinions = np.concatenate([taught[target][known], fresh[target]])
+        if target == "starvation":
+            tree = _grow(rows, np.arcsin(np.sqrt(opinions)), max_leaves, seed)
+            students[target] = _with_frequencies(tree, rows, values[known], opinions)
+        else:
+            logs = np.concatenate(
+                [0.5 * (values[known] + np.log(taught[target][known])), np.log(fresh[target])]
+            )
+            tree = _grow(rows, logs, max_leaves, seed)
+            students[target] = tree._replace(value=np.exp(tree.value))
+    return students
+
+
+def _grow(rows: NDArray[np.float32], values: NDArray[np.float64], max_leaves: int, seed: int) -> TreeArrays:
+    from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415 (takes seconds to import)
+
+    model = DecisionTreeRegressor(
+        max_leaf_nodes=max_leaves, min_samples_leaf=MIN_SAMPLES_LEAF, random_state=seed
+    ).fit(rows, values)
+    fitted = model.tree_
+    tree = tree_arrays(
+        fitted.feature,
+        fitted.threshold,
+        fitted.children_left,
+        fitted.children_right,
+        fitted.value[:, 0, 0],
+    )
+    return checked(in_preorder(tree), NUM_FEATURES)
+
+
+def in_preorder(tree: TreeArrays) -> TreeArrays:
+    """Return the same tree with nodes renumbered so that children come after their parent."""
+    order: list[int] = []
+    stack = [0]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        left, right = (int(child) for child in tree.children[node])
+        if left != node:
+            stack += [right, left]
+    place = np.empty(tree.num_nodes, dtype=np.int32)
+    place[order] = np.arange(tree.num_nodes, dtype=np.int32)
+    return TreeArrays(
+        feature=tree.feature[order],
+        threshold=tree.threshold[order],
+        children=np.ascontiguousarray(place[tree.children[order]]),
+        value=tree.value[order],
+    )
+
+
+def _with_frequencies(
+    tree: TreeArrays,
+    rows: NDArray[np.float32],
+    starved: NDArray[np.float64],
+    opinions: NDArray[np.float64],
+) -> TreeArrays:
+    """Return the tree whose leaves hold starvation frequencies, drawn to the teacher's opinion."""
+    leaves = np.empty(len(rows), dtype=np.int32)
+    find_leaves(
+        tree.feature, tree.threshold, tree.children, 0, depth(tree), np.ascontiguousarray(rows), leaves
+    )
+    num_nodes, num_run = tree.num_nodes, len(starved)
+    opinion = np.bincount(leaves, weights=opinions, minlength=num_nodes)
+    opinion /= np.maximum(np.bincount(leaves, minlength=num_nodes), 1)
+    runs = np.bincount(leaves[:num_run], minlength=num_nodes)
+    starved_runs = np.bincount(leaves[:num_run], weights=starved, minlength=num_nodes)
+    frequency = (starved_runs + PRIOR_ROWS * opinion) / (runs + PRIOR_ROWS)
+    return tree._replace(value=np.where(tree.is_leaf, frequency, np.sin(tree.value) ** 2))

@@ -1,0 +1,191 @@
+"""The surrogate against measured runs: each predicted from its configuration alone.
+
+Calibration and surrogate are taken as they are; a run file never teaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from models.features import aggregate, features_of
+from twin.measured import CLIENT_MAX_UNFINISHED, server_of, workload_of
+from twin.memory import fits_in_memory
+from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.surrogate import Surrogate
+    from models.teacher import Teacher
+    from twin.domain import Calibration, ServerConfig, Workload
+    from twin.measured import MeasuredRun
+
+CLIENT_HALVINGS = 12
+"""Steps of the search for the rate at which a client with bounded open requests settles."""
+
+
+class Answer(NamedTuple):
+    """What a model says of one run."""
+
+    throughput_tok_s: float
+    itl_ms: float
+    ttft_completed_ms: float
+    ttft_incl_unfinished_ms: float
+
+
+class Served(NamedTuple):
+    """What a model says of one server."""
+
+    served_fraction: float
+    offered_tok_s: float
+    itl_ms: float
+    ttft_ms: float
+
+
+class Predictor(Protocol):
+    """What can be compared with measured runs."""
+
+    def predict(self, workload: Workload, server: ServerConfig) -> Served:
+        """Return the answer for one server that serves the whole workload."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePredictor:
+    """The trees, as they serve."""
+
+    surrogate: Surrogate
+
+    def predict(self, workload: Workload, server: ServerConfig) -> Served:
+        """Return the surrogate's prediction."""
+        answer = self.surrogate.predict(workload, server)
+        return Served(answer.served_fraction, answer.offered_tok_s, answer.itl_ms, answer.ttft_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherPredictor:
+    """The ensemble that the trees learned from."""
+
+    teacher: Teacher
+    calibration: NDArray[np.float64]
+
+    def predict(self, workload: Workload, server: ServerConfig) -> Served:
+        """Return the teacher's correction of the physical estimates."""
+        row, physics = features_of(
+            aggregate(workload), server.max_loras, server.max_lora_rank, self.calibration
+        )
+        factors = self.teacher.factors(row[None, :])
+        served = min(physics.served_fraction * float(factors["throughput"][0]), 1.0)
+        itl_ms = physics.itl_ms * float(factors["itl"][0])
+        return Served(served, physics.offered_tok_s, itl_ms, physics.ttft_ms * float(factors["ttft"][0]))
+
+
+def answer_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration) -> Answer:
+    """Return what a model says of a measured run, client included.
+
+    The client holds at most `CLIENT_MAX_UNFINISHED` requests open; beyond that it sends only as fast
+    as requests end. Where the number of requests sent is not known, the rates are scaled down until
+    the requests left over fit that bound.
+    """
+    workload = workload_of(run, calibration, seed=0)
+    server = server_of(run)
+    served = predictor.predict(workload, server)
+    if run.sent_requests is None and _unfinished(served, workload, run) > CLIENT_MAX_UNFINISHED:
+        low, high = 0.0, 1.0
+        for _ in range(CLIENT_HALVINGS):
+            middle = 0.5 * (low + high)
+            slowed = replace(workload, rate_rps=workload.rate_rps * middle)
+            served = predictor.predict(slowed, server)
+            if _unfinished(served, slowed, run) > CLIENT_MAX_UNFINISHED:
+                high = middle
+            else:
+                low = middle
+    share = served.served_fraction
+    return Answer(
+        throughput_tok_s=share * served.offered_tok_s,
+        itl_ms=served.itl_ms,
+        ttft_completed_ms=served.ttft_ms,
+        ttft_incl_unfinished_ms=share * served.ttft_ms + (1.0 - share) * 1e3 * run.duration_s,
+    )
+
+
+def _unfinished(served: Served, workload: Workload, run: MeasuredRun) -> float:
+    return (1.0 - served.served_fraction) * float(workload.rate_rps.sum()) * run.duration_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One base model's calibration, surrogate and, where it was published, teacher."""
+
+    calibration: Calibration
+    surrogate: Surrogate
+    teacher: Teacher | None
+
+
+def evaluate_runs(runs: Sequence[MeasuredRun], subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """Return the figures of trees and teacher for each base model, with the keys of ``evaluate --json``.
+
+    Parameters
+    ----------
+    runs
+        Measured runs; those of base models without a subject are counted under ``skipped_runs``.
+    subjects
+        By base model.
+    """
+    by_model: dict[str, dict[str, dict[str, Any] | None]] = {}
+    for model in sorted({run.model for run in runs} & subjects.keys()):
+        of_model = [run for run in runs if run.model == model]
+        by_model[model] = _blocks(of_model, subjects[model])
+    blocks = {
+        name: {"by_model": {model: parts[name] for model, parts in by_model.items()}}
+        for name in ("tree", "teacher")
+    }
+    skipped = sum(run.model not in subjects for run in runs)
+    return {"by_model": by_model, **blocks, "skipped_runs": skipped}
+
+
+def _blocks(runs: Sequence[MeasuredRun], subject: Subject) -> dict[str, dict[str, Any] | None]:
+    tree = TreePredictor(surrogate=subject.surrogate)
+    blocks: dict[str, dict[str, Any] | None] = {"tree": block(runs, subject.calibration, tree)}
+    blocks["teacher"] = None
+    if subject.teacher is not None:
+        teacher = TeacherPredictor(teacher=subject.teacher, calibration=subject.surrogate.calibration)
+        blocks["teacher"] = block(runs, subject.calibration, teacher)
+    return blocks
+
+
+def block(runs: Sequence[MeasuredRun], calibration: Calibration, predictor: Predictor) -> dict[str, Any]:
+    """Return one model's figures on the runs of one base model; None where a figure does not apply."""
+    ended = [run for run in runs if run.outcome is not None and run.rates_rps]
+    answers = [answer_run(predictor, run, calibration) for run in ended]
+    outcomes = [run.outcome for run in ended if run.outcome is not None]
+    throughput = [answer.throughput_tok_s for answer in answers]
+    measured = [outcome.throughput_tok_s for outcome in outcomes]
+    starved = [run.is_starved(value) for run, value in zip(ended, throughput, strict=True)]
+    was_starved = [run.is_starved(value) for run, value in zip(ended, measured, strict=True)]
+    launches = [run for run in runs if run.outcome is not None or run.failed_for_memory]
+    return {
+        "runs": len(ended),
+        "throughput_smape_half_pct": smape_half_pct(throughput, measured),
+        "throughput_mape_pct": mape_pct(throughput, measured),
+        "itl_smape_half_pct": smape_half_pct(
+            [answer.itl_ms for answer in answers], [outcome.itl_ms for outcome in outcomes]
+        ),
+        "ttft_incl_unfinished_smape_half_pct": smape_half_pct(
+            [answer.ttft_incl_unfinished_ms for answer in answers],
+            [outcome.ttft_incl_unfinished_ms for outcome in outcomes],
+        ),
+        "ttft_completed_mape_pct": mape_pct(
+            [answer.ttft_completed_ms for answer in answers], [outcome.ttft_ms for outcome in outcomes]
+        ),
+        "starvation_accuracy": accuracy(starved, was_starved),
+        "starvation_f1": f1(starved, was_starved),
+        "fits_accuracy": accuracy(
+            [fits_in_memory(calibration, server_of(run)) for run in launches],
+            [not run.failed_for_memory for run in launches],
+        ),
+    }

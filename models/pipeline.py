@@ -1,0 +1,118 @@
+"""From a data set to a published surrogate: split, teach, distil, judge, save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.artifact import Provenance, save
+from models.dataset import calibration_sha256
+from models.distillation import MAX_LEAVES, distil
+from models.errors import DatasetError
+from models.features import NUM_FEATURES, aggregate, calibration_vector, features_of
+from models.figures import figures, physics_factors, student_factors
+from models.scenarios import GROUP_SIZE, scenario
+from models.surrogate import Surrogate
+from models.training import examples_of, fit_teacher, split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from models.artifact import Manifest
+    from models.dataset import Dataset
+    from models.teacher import Teacher
+    from twin.domain import Calibration
+
+PRINTED_LEAVES = 32
+"""Leaves of the edition whose figures show what a tree that fits on a page would lose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """A surrogate with the teacher it learned from and its figures on held-out groups."""
+
+    surrogate: Surrogate
+    teacher: Teacher
+    metrics: dict[str, dict[str, float | None]]
+
+
+def train(
+    dataset: Dataset,
+    calibration: Calibration,
+    *,
+    seed: int = 0,
+    max_leaves: int = MAX_LEAVES,
+    num_fresh: int | None = None,
+) -> Trained:
+    """Return the surrogate that a data set teaches.
+
+    Parameters
+    ----------
+    dataset, calibration
+        Twin runs, and the calibration they were made with.
+    seed
+        Of the split and the models; same arguments, same surrogate.
+    max_leaves
+        Leaves of each tree at most.
+    num_fresh
+        Rows that only the teacher labels; None takes as many as the data set has.
+
+    Raises
+    ------
+    DatasetError
+        When the data set was made with another calibration.
+    """
+    if dataset.origin.calibration_sha256 != calibration_sha256(calibration):
+        raise DatasetError(
+            f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
+        )
+    known, held_out = split(examples_of(dataset, calibration), seed)
+    teacher = fit_teacher(known, seed)
+    fresh = fresh_rows(dataset, calibration, dataset.num_rows if num_fresh is None else num_fresh)
+    trees = distil(teacher, known, fresh, max_leaves=max_leaves, seed=seed)
+    printed = distil(teacher, known, fresh, max_leaves=PRINTED_LEAVES, seed=seed)
+    metrics = {
+        "tree": figures(held_out, student_factors(trees, held_out.rows)),
+        f"tree_of_{PRINTED_LEAVES}": figures(held_out, student_factors(printed, held_out.rows)),
+        "teacher": figures(held_out, teacher.factors(held_out.rows)),
+        "physics": figures(held_out, physics_factors(held_out)),
+    }
+    surrogate = Surrogate(
+        calibration_id=calibration.calibration_id,
+        calibration=calibration_vector(calibration),
+        ranges=np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1),
+        **trees,
+    )
+    return Trained(surrogate=surrogate, teacher=teacher, metrics=metrics)
+
+
+def fresh_rows(dataset: Dataset, calibration: Calibration, count: int) -> NDArray[np.float32]:
+    """Return features of scenarios of the data set's design that no twin ran, (count, NUM_FEATURES)."""
+    first = -(-dataset.origin.num_rows // GROUP_SIZE) * GROUP_SIZE
+    vector = calibration_vector(calibration)
+    rows = np.empty((count, NUM_FEATURES), dtype=np.float32)
+    for i in range(count):
+        drawn = scenario(
+            calibration, dataset.origin.seed, first + i, max_adapters=dataset.origin.max_adapters
+        )
+        flags = drawn.server
+        rows[i], _ = features_of(aggregate(drawn.workload), flags.max_loras, flags.max_lora_rank, vector)
+    return rows
+
+
+def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:
+    """Save a trained surrogate with where it came from."""
+    origin = dataset.origin
+    provenance = Provenance(
+        calibration_sha256=origin.calibration_sha256,
+        twin_version=origin.twin_version,
+        dataset_sha256=dataset.sha256,
+        dataset_rows=origin.num_rows,
+        dataset_seed=origin.seed,
+        metrics=trained.metrics,
+    )
+    return save(trained.surrogate, directory, provenance, trained.teacher)
