@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from service.commands import run
 
 app = typer.Typer(
     name="loadmaster",
-    help="How many GPUs a fleet of LoRA adapters on vLLM needs, which adapter goes where, and how to start them.",
+    help="How many GPUs a fleet of LoRA adapters on vLLM needs, which goes where, and how to start them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,11 +30,10 @@ def main() -> None:
 def run_command_line(arguments: list[str]) -> int:
     """Return the exit status of one command line; a caller's mistake is told on stderr."""
     try:
-        status = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
+        app(arguments)
+    except SystemExit as finished:  # how typer ends, after telling of a mistake in the arguments
+        return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output went away
         return 0
@@ -45,7 +43,7 @@ def run_command_line(arguments: list[str]) -> int:
             raise
         print(f"loadmaster: {reason}", file=sys.stderr)  # noqa: T201
         return 2
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _mistake(error: Exception) -> str | None:
@@ -61,7 +59,9 @@ def _mistake(error: Exception) -> str | None:
         first = error.errors(include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         return f"LOADMASTER_{name.removeprefix('LOADMASTER_')}: {first['msg']}"
-    if isinstance(error, (ServiceError, TwinError, ModelsError, PlacerError, OSError)):
+    ours = (ServiceError, TwinError, ModelsError, PlacerError)
+    files = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+    if isinstance(error, (*ours, *files)):
         return str(error)
     return None
 

@@ -178,12 +178,23 @@ class UnplacedSchema(BaseModel):
     reason: str
 
 
+class VerifiedGpuSchema(BaseModel):
+    """What the twin did with one GPU of a plan."""
+
+    gpu: int
+    starved: bool
+    throughput_tok_s: float
+    offered_tok_s: float
+    itl_ms: float | None
+    ttft_ms: float | None
+
+
 class VerificationSchema(BaseModel):
     """Whether the plan was replayed in the twin, GPU by GPU, and what came of it."""
 
-    status: Literal["not_asked", "verified", "starved"]
-    starved_gpus: list[int] | None = None
+    status: Literal["not_asked", "verified", "starved", "no_gpus"]
     horizon_s: float | None = None
+    gpus: list[VerifiedGpuSchema] | None = None
 
 
 class PlanSchema(BaseModel):

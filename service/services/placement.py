@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from placer.verify import replay
 
 from placer.errors import InvalidProblemError
 from placer.explain import vllm_args
 from placer.packing import place
 from placer.problem import PlacementProblem
+from placer.verify import replay
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
 from service.schemas import OptionsSchema, WorkloadSchema
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from placer.placement import GpuPlan, Placement
     from service.services.catalog import Catalog
     from service.settings import Settings
+
+VERIFIED_S = 3600.0
+"""The window of a replay, as long as that of the measured runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +60,12 @@ class PlacementService:
         request = WorkloadSchema.parse(document)
         check_size(request, self._settings)
         problem = self._problem(request)
-        placement = place(problem)
-        verification = {"status": "not_asked"}
         if request.options.verify:
-            verification = _verify(placement, problem)
+            _check_verifiable(problem, self._settings)
+        placement = place(problem)
+        verification: dict[str, Any] = {"status": "not_asked"}
+        if request.options.verify:
+            verification = _verify(placement, problem, self._settings)
         PLACEMENT_ADAPTERS.inc(problem.workload.num_adapters)
         return Plan(
             plan_id=_plan_id(document, problem),
@@ -95,15 +100,36 @@ def _plan_id(document: bytes, problem: PlacementProblem) -> str:
     return digest.hexdigest()
 
 
-def _verify(placement: Placement, problem: PlacementProblem) -> dict[str, Any]:
-    """Replay each GPU in the twin and tell which starve."""
-    verification = replay(placement, problem)
-    starved = [int(gpu) for gpu in verification.starved_gpus]
+def _verify(placement: Placement, problem: PlacementProblem, settings: Settings) -> dict[str, Any]:
+    """Replay each GPU in the twin and tell what came of it."""
+    reports = replay(placement, problem, horizon_s=VERIFIED_S, max_workers=settings.place_threads)
+    if not reports:
+        return {"status": "no_gpus"}
     return {
-        "status": "starved" if starved else "verified",
-        "starved_gpus": starved,
-        "horizon_s": verification.horizon_s,
+        "status": "starved" if any(report.starved for report in reports) else "verified",
+        "horizon_s": VERIFIED_S,
+        "gpus": [
+            {
+                "gpu": gpu.gpu,
+                "starved": report.starved,
+                "throughput_tok_s": _number(report.throughput_tok_s),
+                "offered_tok_s": _number(report.offered_tok_s),
+                "itl_ms": _number(report.itl.mean_ms),
+                "ttft_ms": _number(report.ttft.mean_ms),
+            }
+            for gpu, report in zip(placement.gpus, reports, strict=True)
+        ],
     }
+
+
+def _check_verifiable(problem: PlacementProblem, settings: Settings) -> None:
+    """Refuse a replay that would outlast the request."""
+    requests = float(problem.workload.rate_rps.sum()) * VERIFIED_S
+    if requests > settings.max_simulated_requests:
+        raise InvalidRequestError(
+            f"would replay {requests:.3g} requests, at most {settings.max_simulated_requests} are allowed",
+            field="options.verify",
+        )
 
 
 def encode_plan(plan: Plan) -> bytes:

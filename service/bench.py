@@ -1,0 +1,143 @@
+"""How fast the service answers, seen by a client in this process over loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+
+from service.errors import UsageError
+from service.process import spawn_tethered, stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_DEADLINE_S = 180.0
+POLL_S = 0.1
+RANKS = (8, 16, 32)
+RATES_RPS = (0.4, 0.1, 0.025)
+WARM_UP = 3
+
+CASES = (("place_1000", 1_000, 200), ("place_10000", 10_000, 30))
+"""Name, adapters in the workload, requests sent."""
+
+NUM_READS = 2_000
+HTTP_OK = 200
+
+
+def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
+    """Return p50, p99 and requests a second of each case, one connection, one request at a time.
+
+    Parameters
+    ----------
+    url
+        A service that runs (its workload in force is replaced); None starts one of its own.
+    """
+    if url is None:
+        with temporary_service() as own_url:
+            return bench_http(own_url)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    figures: dict[str, dict[str, float]] = {}
+    for name, num_adapters, num_requests in CASES:
+        body = orjson.dumps(bench_workload(num_adapters))
+        figures[name] = _measure(connection, "POST", "/place", body, num_requests)
+    _request(connection, "PUT", "/workload", orjson.dumps(bench_workload(1_000)))
+    figures["gpus_needed"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
+    connection.close()
+    return figures
+
+
+def bench_workload(num_adapters: int) -> dict[str, Any]:
+    """Return a workload document of mixed ranks and rates; the same number gives the same document."""
+    rng = np.random.default_rng(num_adapters)
+    ranks, rates = rng.choice(RANKS, num_adapters), rng.choice(RATES_RPS, num_adapters)
+    adapters = [
+        {
+            "id": f"adapter-{row}",
+            "rank": int(ranks[row]),
+            "rate_rps": float(rates[row]),
+            "input_tokens_mean": 223,
+            "output_tokens_mean": 197,
+        }
+        for row in range(num_adapters)
+    ]
+    return {"base_model": "llama-3.1-8b-instruct", "gpu_type": "h100-64gb", "adapters": adapters}
+
+
+@contextmanager
+def temporary_service() -> Iterator[str]:
+    """Run the service on a free port and a data directory of its own; yield its URL once it is ready."""
+    with tempfile.TemporaryDirectory(prefix="loadmaster-bench-") as directory:
+        log = Path(directory) / "serve.log"
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", directory]
+        with log.open("wb") as output:
+            process = spawn_tethered(command, output=output)
+        try:
+            deadline = time.monotonic() + START_DEADLINE_S
+            url = None
+            while url is None or not is_ready(url):
+                url = url or logged_url(log)
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise UsageError(f"the service did not start: {log.read_text()[-2000:]}")
+                time.sleep(POLL_S)
+            yield url
+        finally:
+            stop(process, 30)
+
+
+def logged_url(log: Path) -> str | None:
+    """Return the address that a service wrote to its log, None where it has not yet."""
+    for line in log.read_text().splitlines():
+        if '"listening"' in line:
+            return json.loads(line)["url"]
+    return None
+
+
+def is_ready(url: str) -> bool:
+    """Tell whether ``/readyz`` answers 200."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == HTTP_OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _measure(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, num_requests: int
+) -> dict[str, float]:
+    for _ in range(WARM_UP):
+        _request(connection, method, path, body)
+    seconds = np.empty(num_requests)
+    for number in range(num_requests):
+        started = time.perf_counter()
+        _request(connection, method, path, body)
+        seconds[number] = time.perf_counter() - started
+    p50_s, p99_s = np.percentile(seconds, (50, 99))
+    return {
+        "p50_ms": round(1e3 * float(p50_s), 3),
+        "p99_ms": round(1e3 * float(p99_s), 3),
+        "rps": round(num_requests / float(seconds.sum()), 1),
+    }
+
+
+def _request(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None) -> None:
+    headers = {"Content-Type": "application/json"} if body else {}
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    answer = response.read()
+    if response.status != HTTP_OK:
+        raise UsageError(
+            f"{method} {path} answered {response.status}: {answer[:500].decode(errors='replace')}"
+        )
