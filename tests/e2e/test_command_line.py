@@ -1,0 +1,102 @@
+"""`loadmaster` as users type it: exit 0 good, 2 bad input with the reason on stderr."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from service.schemas import PlanSchema
+from tests.support.service_process import ROOT, clean_environment
+from tests.support.workload_documents import adapter_document, workload_document
+
+
+def loadmaster(*arguments, stdin=None):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error::DeprecationWarning:service",
+            "-m",
+            "service.cli",
+            *map(str, arguments),
+        ],
+        cwd=ROOT,
+        env=clean_environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def workload_file(tmp_path):
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps(workload_document(6)))
+    return path
+
+
+def test_place_prints_the_answer_of_the_service(workload_file):
+    done = loadmaster("place", "--workload", workload_file, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = PlanSchema.model_validate_json(done.stdout)
+    assert sorted(name for gpu in plan.gpus for name in gpu.adapters) == [f"adapter-{n}" for n in range(6)]
+
+
+def test_place_without_json_prints_a_table(workload_file):
+    done = loadmaster("place", "--workload", workload_file)
+    assert done.returncode == 0
+    assert "lower bound" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ("{", "body"),
+        (json.dumps(workload_document(adapters=[adapter_document(0, rate_rps=-1)])), "adapters[0].rate_rps"),
+        (json.dumps(workload_document(base_model="gpt-5")), "base_model"),
+    ],
+)
+def test_a_bad_workload_exits_2_and_names_the_field(document, reason):
+    done = loadmaster("place", "--workload", "-", stdin=document)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["place"],
+        ["place", "--workload", "/nowhere/w.json"],
+        ["serve", "--port", "70000"],
+        ["serve", "--host", "256.0.0.1", "--port", "0"],
+        ["bench", "nothing"],
+        ["no-such-command"],
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(arguments):
+    done = loadmaster(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command():
+    done = loadmaster("--help")
+    assert done.returncode == 0
+    for command in ("serve", "worker", "place", "bench", "openapi"):
+        assert command in done.stdout
+
+
+def test_the_api_process_never_loads_what_only_training_needs():
+    # Numba itself looks at the version of an installed scipy: its subpackages are what costs.
+    heavy = "{'sklearn', 'scipy.optimize', 'scipy.stats', 'matplotlib', 'pyarrow', 'vllm', 'pandas'}"
+    code = f"import sys, service.serve; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,64 @@
+"""The real application on a real HTTP server and a real embedded store, in this process."""
+
+import socket
+import threading
+
+import httpx
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.process import stop
+from service.settings import Settings
+from service.storage.embedded import start_store
+from tests.support.waiting import wait_until
+
+FAST = {"refresh_interval_s": 0.1, "stale_after_s": 0.5, "store_timeout_s": 1.0}
+
+
+def make_settings(data_dir, **changes):
+    return Settings(data_dir=data_dir, redis_url=None, **(FAST | changes))
+
+
+class RunningApp:
+    """The application behind uvicorn in a thread, and a client that speaks to it over loopback."""
+
+    def __init__(self, settings):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, http="httptools"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        self._thread.start()
+        port = self._listener.getsockname()[1]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        wait_until(self._is_ready, timeout_s=120, what="readiness")
+
+    def _is_ready(self):
+        return self.client.get("/readyz").status_code == 200
+
+    def close(self):
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(30)
+        self._listener.close()
+
+
+@pytest.fixture(scope="session")
+def store_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data") / "store"
+    process = start_store(directory)
+    yield directory
+    stop(process, 20)
+
+
+@pytest.fixture(scope="session")
+def client(store_dir):
+    running = RunningApp(make_settings(store_dir.parent))
+    yield running.client
+    running.close()
+
+
+@pytest.fixture
+def client_without_store(tmp_path):
+    running = RunningApp(make_settings(tmp_path))
+    yield running.client
+    running.close()
