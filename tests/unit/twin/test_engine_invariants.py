@@ -223,6 +223,20 @@ def test_a_preempted_request_returns_to_the_front_of_the_queue():
     assert outcome.first_token_ns[2] > outcome.finish_ns[0]
 
 
+def test_a_preempted_request_stands_ahead_of_those_that_came_before_it():
+    other_adapter_waits = replace(
+        SHORT_OF_BLOCKS,
+        adapter_of=(0, 1, 0),
+        prompt_tokens=(4, 4, 3),
+        output_tokens=(8, 2, 8),
+        cpu_load_ns=(0, 0),
+        disk_load_ns=(0, 0),
+    )
+    outcome = run_kernel(other_adapter_waits)
+    assert outcome.totals["NUM_PREEMPTIONS"] == 1
+    assert outcome.finish_ns[0] < outcome.finish_ns[2] < outcome.first_token_ns[1]
+
+
 def test_a_preempted_request_computes_its_generated_tokens_as_prompt():
     outcome = run_kernel(SHORT_OF_BLOCKS)
     prefills = [step.prefill_tokens for step in outcome.samples if step.prefill_tokens > 0]

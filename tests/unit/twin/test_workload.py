@@ -8,12 +8,7 @@ from hypothesis import strategies as st
 from tests.support.twin_cases import num_examples
 from twin.domain import MAX_TOKENS, Adapter, Workload
 from twin.errors import InvalidInputError
-from twin.workload import (
-    RequestStream,
-    generate_requests,
-    sharegpt_input_quantiles,
-    sharegpt_output_quantiles,
-)
+from twin.workload import RequestStream, generate_requests, sharegpt_lengths
 
 HORIZON_S = 1000.0
 
@@ -145,14 +140,28 @@ def test_a_window_with_too_many_requests_is_refused():
 
 
 def test_sharegpt_shapes_have_mean_one_and_the_measured_variation():
-    prompts, outputs = sharegpt_input_quantiles(), sharegpt_output_quantiles()
-    for quantiles in (prompts, outputs):
-        assert quantiles.mean() == pytest.approx(1)
-        assert (np.diff(quantiles) >= 0).all()
-        assert quantiles[0] > 0
-    # Means of 223 and 195 tokens; standard deviations of 244 and 203.
+    prompts, outputs = sharegpt_lengths()
+    for shape in (prompts, outputs):
+        assert shape.mean() == pytest.approx(1)
+        assert shape.min() > 0
+    # Means of 221 and 195 tokens; standard deviations of 246 and 204.
     assert prompts.std() == pytest.approx(beta_sd(0.40, 1.48, 1020) / (4 + 1020 * 0.40 / 1.88), rel=0.01)
     assert outputs.std() == pytest.approx(beta_sd(0.55, 2.60, 1096) / (4 + 1096 * 0.55 / 3.15), rel=0.01)
+
+
+def test_long_answers_go_with_short_prompts_as_measured():
+    prompts, outputs = sharegpt_lengths()
+    prompt_tokens, output_tokens = 223 * prompts, 195 * outputs
+    # A request holds its prompt and, on average over its life, half of its answer.
+    held = (output_tokens * (prompt_tokens + output_tokens / 2)).mean() / output_tokens.mean()
+    assert held == pytest.approx(360, rel=0.05)
+    assert np.corrcoef(prompts, outputs)[0, 1] < 0
+
+
+def test_the_lengths_of_one_request_are_drawn_together():
+    requests = stream(one_adapter(rate_rps=100.0))
+    drawn = np.corrcoef(requests.prompt_tokens, requests.output_tokens)[0, 1]
+    assert drawn == pytest.approx(np.corrcoef(*sharegpt_lengths())[0, 1], abs=0.02)
 
 
 def beta_sd(alpha, beta, width):
@@ -161,13 +170,11 @@ def beta_sd(alpha, beta, width):
 
 def test_lengths_without_a_variation_have_their_mean_and_the_shape_of_sharegpt():
     requests = stream(one_adapter(rate_rps=100.0, input_tokens_mean=223.0, output_tokens_mean=195.0))
-    for tokens, mean, quantiles in (
-        (requests.prompt_tokens, 223.0, sharegpt_input_quantiles()),
-        (requests.output_tokens, 195.0, sharegpt_output_quantiles()),
-    ):
-        standard_error = mean * quantiles.std() / tokens.shape[0] ** 0.5
+    columns = (requests.prompt_tokens, requests.output_tokens)
+    for tokens, mean, shape in zip(columns, (223.0, 195.0), sharegpt_lengths(), strict=True):
+        standard_error = mean * shape.std() / tokens.shape[0] ** 0.5
         assert abs(tokens.mean() - mean) < 5 * standard_error
-        assert tokens.std() == pytest.approx(mean * quantiles.std(), rel=0.02)
+        assert tokens.std() == pytest.approx(mean * shape.std(), rel=0.02)
 
 
 @pytest.mark.parametrize("cv", [0.1, 0.5, 1.0, 1.5])
