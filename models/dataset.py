@@ -28,7 +28,7 @@ from twin.calibration import calibration_from_json, calibration_to_json
 from twin.simulate import TWIN_VERSION, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -158,16 +158,15 @@ def generate(
     task = partial(_simulate_rows, calibration_to_json(calibration), seed, max_adapters)
     tasks = [range(first, min(first + ROWS_A_TASK, num_rows)) for first in range(0, num_rows, ROWS_A_TASK)]
     done: list[list[list[float]]] = []
-    for rows in _map(task, tasks, num_workers or os.cpu_count() or 1):
+    for rows in map_tasks(task, tasks, num_workers or os.cpu_count() or 1):
         done.append(rows)
         if on_rows is not None:
             on_rows(len(rows))
     return Dataset(origin=origin, columns=np.array(list(chain.from_iterable(done)), dtype=np.float64))
 
 
-def _map(
-    task: Callable[[range], list[list[float]]], tasks: list[range], num_workers: int
-) -> Iterator[list[list[float]]]:
+def map_tasks(task: Callable[[range], Any], tasks: Sequence[range], num_workers: int) -> Iterator[Any]:
+    """Yield what `task` makes of each range, in order, over `num_workers` processes."""
     if num_workers == 1:
         yield from map(task, tasks)
         return

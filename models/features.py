@@ -46,6 +46,7 @@ class Feature(NamedTuple):
 
 FEATURES: tuple[Feature, ...] = (
     Feature("rho", "1", "offered_tok_s / capacity = sum(rate out) step(B_max - 1) / B_max"),
+    Feature("served_by_formula", "1", "min(1, 1/rho) - residence_share, the estimate that the tree corrects"),
     Feature("slots_over_active", "1", "max_loras / active(B / sum(rate out))"),
     Feature(
         "slots_over_hot",

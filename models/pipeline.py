@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.artifact import Provenance, save
-from models.dataset import calibration_sha256
+from models.dataset import calibration_sha256, map_tasks
 from models.distillation import MAX_LEAVES, distil
 from models.errors import DatasetError
 from models.features import NUM_FEATURES, aggregate, calibration_vector, features_of
@@ -47,6 +48,7 @@ def train(
     seed: int = 0,
     max_leaves: int = MAX_LEAVES,
     num_fresh: int | None = None,
+    num_workers: int = 1,
 ) -> Trained:
     """Return the surrogate that a data set teaches.
 
@@ -59,7 +61,9 @@ def train(
     max_leaves
         Leaves of each tree at most.
     num_fresh
-        Rows that only the teacher labels; None takes as many as the data set has.
+        Rows that only the teacher labels; None takes twice as many as the data set has.
+    num_workers
+        Processes; the result does not depend on it.
 
     Raises
     ------
@@ -71,8 +75,9 @@ def train(
             f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
         )
     known, held_out = split(examples_of(dataset, calibration), seed)
-    teacher = fit_teacher(known, seed)
-    fresh = fresh_rows(dataset, calibration, dataset.num_rows if num_fresh is None else num_fresh)
+    teacher = fit_teacher(known, seed, num_workers)
+    num_fresh = 2 * dataset.num_rows if num_fresh is None else num_fresh
+    fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
     trees = distil(teacher, known, fresh, max_leaves=max_leaves, seed=seed)
     printed = distil(teacher, known, fresh, max_leaves=PRINTED_LEAVES, seed=seed)
     metrics = {
@@ -90,18 +95,26 @@ def train(
     return Trained(surrogate=surrogate, teacher=teacher, metrics=metrics)
 
 
-def fresh_rows(dataset: Dataset, calibration: Calibration, count: int) -> NDArray[np.float32]:
+def fresh_rows(
+    dataset: Dataset, calibration: Calibration, count: int, num_workers: int = 1
+) -> NDArray[np.float32]:
     """Return features of scenarios of the data set's design that no twin ran, (count, NUM_FEATURES)."""
-    first = -(-dataset.origin.num_rows // GROUP_SIZE) * GROUP_SIZE
+    origin = dataset.origin
+    first = -(-origin.num_rows // GROUP_SIZE) * GROUP_SIZE
+    task = partial(_design_rows, calibration, origin.seed, origin.max_adapters)
+    tasks = [range(start, min(start + 256, first + count)) for start in range(first, first + count, 256)]
+    parts = list(map_tasks(task, tasks, num_workers))
+    return np.concatenate(parts) if parts else np.empty((0, NUM_FEATURES), dtype=np.float32)
+
+
+def _design_rows(calibration: Calibration, seed: int, max_adapters: int, rows: range) -> NDArray[np.float32]:
     vector = calibration_vector(calibration)
-    rows = np.empty((count, NUM_FEATURES), dtype=np.float32)
-    for i in range(count):
-        drawn = scenario(
-            calibration, dataset.origin.seed, first + i, max_adapters=dataset.origin.max_adapters
-        )
+    out = np.empty((len(rows), NUM_FEATURES), dtype=np.float32)
+    for place, row in enumerate(rows):
+        drawn = scenario(calibration, seed, row, max_adapters=max_adapters)
         flags = drawn.server
-        rows[i], _ = features_of(aggregate(drawn.workload), flags.max_loras, flags.max_lora_rank, vector)
-    return rows
+        out[place], _ = features_of(aggregate(drawn.workload), flags.max_loras, flags.max_lora_rank, vector)
+    return out
 
 
 def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:

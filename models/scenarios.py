@@ -38,6 +38,9 @@ MAX_RHO = 3.0
 """Highest load over capacity: what a client with a bounded number of open requests can hold up."""
 
 MAX_DRAWS = 40
+SCALE_STEPS = 5
+SLOTS_SEARCH_WIDTH = 6.0
+SLOTS_SEARCH_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,31 +204,48 @@ def _draw_scale(
         "idle": _log_uniform(rng, 0.001, 0.05),
         "over": rng.uniform(1.1, MAX_RHO),
     }[kind]
-    scale = _scale_for(kernel.RHO, rho, mix, server, calibration)
+    scale = _scale_for_rho(rho, mix, server, calibration)
     if mix.num_adapters > server.max_loras and _pick(rng, "scarce_slots") == "slots":
-        slots_over_active = _log_uniform(rng, 0.4, 2.5)
-        by_slots = _scale_for(kernel.SLOTS_OVER_ACTIVE, slots_over_active, mix, server, calibration)
-        most = _scale_for(kernel.RHO, MAX_RHO, mix, server, calibration)
-        scale = min(by_slots, most) if kind == "over" else min(by_slots, scale)
+        most = scale * MAX_RHO / rho if kind == "over" else scale
+        scale = _scale_for_slots(_log_uniform(rng, 0.4, 2.5), most, mix, server, calibration)
     return scale
 
 
-def _scale_for(
-    column: int,
-    wanted: float,
+def _feature(
+    column: int, scale: float, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
+) -> float:
+    """Return one feature of a server whose adapters' rates are `scale` times those of the mix."""
+    aggregates = total(adapter_terms(mix, mix.rate_rps * scale))
+    row, _ = features_of(aggregates, server.max_loras, server.max_lora_rank, calibration)
+    return float(row[column])
+
+
+def _scale_for_rho(
+    rho: float, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
+) -> float:
+    """Return the factor on the rates at which load over capacity is `rho`: nearly proportional."""
+    scale = 1.0
+    for _ in range(SCALE_STEPS):
+        scale *= rho / _feature(kernel.RHO, scale, mix, server, calibration)
+    return scale
+
+
+def _scale_for_slots(
+    slots_over_active: float,
+    most: float,
     mix: Workload,
     server: ServerConfig,
     calibration: NDArray[np.float64],
 ) -> float:
-    """Return the factor on the rates at which a feature that is monotone in load has a value."""
-    rising = column == kernel.RHO
-    low, high = np.log(1e-6), np.log(1e6)
-    for _ in range(30):
+    """Return the factor on the rates, at most `most`, at which slots over active adapters is given."""
+    low, high = np.log(most) - SLOTS_SEARCH_WIDTH, np.log(most)
+    if _feature(kernel.SLOTS_OVER_ACTIVE, most, mix, server, calibration) > slots_over_active:
+        return most
+    for _ in range(SLOTS_SEARCH_STEPS):
         middle = 0.5 * (low + high)
-        aggregates = total(adapter_terms(mix, mix.rate_rps * np.exp(middle)))
-        row, _ = features_of(aggregates, server.max_loras, server.max_lora_rank, calibration)
-        if (row[column] < wanted) == rising:
+        scale = float(np.exp(middle))
+        if _feature(kernel.SLOTS_OVER_ACTIVE, scale, mix, server, calibration) > slots_over_active:
             low = middle
         else:
             high = middle
-    return float(np.exp(0.5 * (low + high)))
+    return float(np.exp(low))

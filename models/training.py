@@ -6,7 +6,10 @@ are called.
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +31,8 @@ HELD_OUT_SHARE = 0.2
 
 MIN_FRACTION = 0.002
 """Served fractions below are learned as this: logarithms need a floor."""
+
+NUM_FOLDS = 3
 
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"max_iter": 120, "learning_rate": 0.10, "max_leaf_nodes": 16, "min_samples_leaf": 20},
@@ -94,41 +99,46 @@ def split(examples: Examples, seed: int) -> tuple[Examples, Examples]:
     return examples.part(~is_held_out), examples.part(is_held_out)
 
 
-def fit_teacher(examples: Examples, seed: int) -> Teacher:
-    """Return the teacher: for each target the candidate with the least error over three folds of groups."""
-    return Teacher(
-        **{
-            target: _fit_ensemble(examples.rows, values, examples.group, target == "starvation", seed)
-            for target, values in examples.targets.items()
-        }
-    )
+def fit_teacher(examples: Examples, seed: int, num_workers: int = 1) -> Teacher:
+    """Return the teacher: for each target the candidate with the least error over three folds of groups.
+
+    Targets are shared out over `num_workers` processes; each fit runs in one thread, so that sums are
+    formed in one order and the result does not depend on the machine's cores.
+    """
+    targets = list(examples.targets)
+    fit = partial(_fit_target, examples, seed)
+    if num_workers == 1:
+        ensembles = [fit(target) for target in targets]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=num_workers, mp_context=context) as pool:
+            ensembles = list(pool.map(fit, targets))
+    return Teacher(**dict(zip(targets, ensembles, strict=True)))
 
 
-def _fit_ensemble(
-    rows: NDArray[np.float32],
-    values: NDArray[np.float64],
-    group: NDArray[np.int64],
-    is_class: bool,  # noqa: FBT001 (one of two kinds of target)
-    seed: int,
-) -> Ensemble:
+def _fit_target(examples: Examples, seed: int, target: str) -> Ensemble:
     from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415 (takes seconds)
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    known = np.isfinite(values)
-    rows, values, group = rows[known], values[known], group[known]
+    is_class = target == "starvation"
+    known = np.isfinite(examples.targets[target])
+    part = examples.part(known)
+    values = part.targets[target]
     scoring = "neg_log_loss" if is_class else "neg_mean_absolute_error"
-    scores = [
-        cross_val_score(
-            _model(candidate, seed, is_class=is_class),
-            rows,
-            values,
-            groups=group,
-            cv=GroupKFold(3),
-            scoring=scoring,
-        ).mean()
-        for candidate in CANDIDATES
-    ]
-    best = CANDIDATES[int(np.argmax(scores))]
-    return to_ensemble(_model(best, seed, is_class=is_class).fit(rows, values))
+    with threadpool_limits(limits=1):
+        scores = [
+            cross_val_score(
+                _model(candidate, seed, is_class=is_class),
+                part.rows,
+                values,
+                groups=part.group,
+                cv=GroupKFold(NUM_FOLDS),
+                scoring=scoring,
+            ).mean()
+            for candidate in CANDIDATES
+        ]
+        best = CANDIDATES[int(np.argmax(scores))]
+        return to_ensemble(_model(best, seed, is_class=is_class).fit(part.rows, values))
 
 
 def _model(candidate: Mapping[str, Any], seed: int, *, is_class: bool) -> Any:

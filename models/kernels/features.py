@@ -63,6 +63,7 @@ NUM_CALIBRATION = 21
 # Features.
 (
     RHO,
+    SERVED_BY_FORMULA,
     SLOTS_OVER_ACTIVE,
     SLOTS_OVER_HOT,
     SLOTS_OVER_COUNT,
@@ -88,8 +89,8 @@ NUM_CALIBRATION = 21
     MAX_LORAS,
     MAX_LORA_RANK,
     RANK_FILL,
-) = range(26)
-NUM_FEATURES = 26
+) = range(27)
+NUM_FEATURES = 27
 
 MIN_RATE_RPS = 1e-9
 """One request in 30 years: smaller rates count as this, so that no square underflows."""
@@ -352,6 +353,7 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     ttft_ms = 1.5 * operating_ms + prefill_ms + 500.0 * calibration[HORIZON_S] * (1.0 - saturation)
 
     out[RHO] = rho
+    out[SERVED_BY_FORMULA] = served_fraction
     out[SLOTS_OVER_ACTIVE] = max_loras / active
     out[SLOTS_OVER_HOT] = max_loras / hot
     out[SLOTS_OVER_COUNT] = max_loras / count

@@ -1,0 +1,185 @@
+"""Surrogates from the command line: data sets of twin runs, training, and the test on measured runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+# Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.evaluation import Subject
+
+dataset_app = typer.Typer(
+    name="dataset", help="Data sets of twin runs.", no_args_is_help=True, add_completion=False
+)
+
+DEFAULT_ROWS = 8000
+
+CalibrationId = Annotated[
+    str, typer.Option("--calibration", help="Id of a shipped calibration, or a file.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataset_app.callback()
+def _dataset() -> None:
+    """Keep `generate` a sub-command while it is the only one."""
+
+
+@dataset_app.command()
+def generate(  # noqa: PLR0913 (a command's options)
+    calibration: CalibrationId,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    rows: Annotated[int, typer.Option(min=1, help="Servers to simulate.")] = DEFAULT_ROWS,
+    seed: Seed = 0,
+    max_adapters: Annotated[int, typer.Option(min=1, help="Adapters on a server at most.")] = 1000,
+    workers: Workers = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Simulate servers of a random design and store what the twin said of them."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from models.dataset import generate as simulate_design  # noqa: PLC0415
+    from models.dataset import write_parquet  # noqa: PLC0415
+    from twin.calibration import load_calibration  # noqa: PLC0415
+
+    known = load_calibration(calibration)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("simulating", total=rows)
+        made = simulate_design(
+            known,
+            num_rows=rows,
+            seed=seed,
+            max_adapters=max_adapters,
+            num_workers=_workers(workers),
+            on_rows=lambda count: progress.advance(bar, count),
+        )
+    write_parquet(made, out)
+    report = {
+        "dataset": str(out),
+        "rows": made.num_rows,
+        "starved_rows": int(made["starved"].sum()),
+        "calibration_id": made.origin.calibration_id,
+        "seed": seed,
+        "sha256": made.sha256,
+    }
+    _print(report, json=json)
+
+
+def train(  # noqa: PLR0913 (a command's options)
+    dataset: Annotated[Path, typer.Option(help="Data set to learn from.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory of the surrogate.", show_default=False)],
+    calibration: Annotated[
+        str | None, typer.Option(help="Id or file; that which the data set names if not given.")
+    ] = None,
+    seed: Seed = 0,
+    leaves: Annotated[int, typer.Option(min=2, help="Leaves of each tree at most.")] = 512,
+    workers: Workers = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Teach a surrogate from a data set, publish it, and print its errors on held-out scenarios."""
+    from models.dataset import read_parquet  # noqa: PLC0415
+    from models.pipeline import publish  # noqa: PLC0415
+    from models.pipeline import train as train_surrogate  # noqa: PLC0415
+    from twin.calibration import load_calibration  # noqa: PLC0415
+
+    runs = read_parquet(dataset)
+    trained = train_surrogate(
+        runs,
+        load_calibration(calibration or runs.origin.calibration_id),
+        seed=seed,
+        max_leaves=leaves,
+        num_workers=_workers(workers),
+    )
+    manifest = publish(trained, runs, out)
+    report = {
+        "surrogate": str(out),
+        "surrogate_version": manifest.surrogate_version,
+        "calibration_id": manifest.calibration_id,
+        "leaves": {
+            name: getattr(trained.surrogate, name).num_leaves
+            for name in ("throughput", "starvation", "itl", "ttft")
+        },
+        "held_out": trained.metrics,
+    }
+    if json:
+        _print(report, json=True)
+        return
+    _print({name: report[name] for name in ("surrogate", "surrogate_version", "calibration_id", "leaves")})
+    _print_table("On held-out scenarios", trained.metrics)
+
+
+def evaluate(
+    runs: Annotated[Path, typer.Option(help="Measured runs, as CSV.", show_default=False)],
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Directory of a surrogate of a shipped calibration; may be repeated. Shipped ones if not given."
+        ),
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare surrogates with measured runs, predicted from their configurations alone."""
+    from models.evaluation import evaluate_runs  # noqa: PLC0415
+    from twin.measured import read_runs  # noqa: PLC0415
+
+    report = evaluate_runs(read_runs(runs), _subjects(surrogate))
+    if json:
+        _print(report, json=True)
+        return
+    for model, blocks in report["by_model"].items():
+        _print_table(model, {name: block for name, block in blocks.items() if block is not None})
+
+
+def _subjects(directories: list[Path] | None) -> Mapping[str, Subject]:
+    """Return the surrogates to judge by base model."""
+    from models.artifact import SHIPPED, load, load_teacher, shipped_surrogate_ids  # noqa: PLC0415
+    from models.evaluation import Subject  # noqa: PLC0415
+    from twin.calibration import load_calibration  # noqa: PLC0415
+
+    found = directories or [SHIPPED / name for name in shipped_surrogate_ids()]
+    subjects = {}
+    for directory in found:
+        loaded = load(directory)
+        calibration = load_calibration(loaded.calibration_id)
+        subjects[calibration.base_model] = Subject(
+            calibration=calibration, surrogate=loaded, teacher=load_teacher(directory)
+        )
+    return subjects
+
+
+def _workers(asked: int | None) -> int:
+    return asked or os.cpu_count() or 1
+
+
+def _print(report: Mapping[str, Any], *, json: bool = False) -> None:
+    import orjson  # noqa: PLC0415
+
+    if json:
+        sys.stdout.buffer.write(orjson.dumps(report) + b"\n")
+        return
+    for name, value in report.items():
+        typer.echo(f"{name}: {value}")
+
+
+def _print_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print figures by name, one column a model."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("figure", *columns, title=title, title_justify="left")
+    names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
+    for name in names:
+        values = [figures.get(name) for figures in columns.values()]
+        table.add_row(name, *("-" if value is None else f"{value:.4g}" for value in values))
+    Console().print(table)
