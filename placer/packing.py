@@ -103,9 +103,10 @@ def place(problem: PlacementProblem) -> Placement:
     """Return the plan with the fewest GPUs that was found; every adapter is in it or in `unplaced`.
 
     A GPU is accepted when its server starts (`twin.memory`), it holds no more adapters than the
-    surrogate was trained for, its best-case utilisation (`placer.bounds`) is at most 1, and the
-    surrogate's starvation probability is at most `starvation_risk`. Deterministic: no clock, no
-    random numbers.
+    surrogate was trained for, its best-case utilisation (`placer.bounds`) is at most 1, its load and
+    slots suffice by formula (rho <= 1, and slots for the adapters with a request running), and the
+    surrogate serves 0.9 of it with a starvation probability of at most `starvation_risk`.
+    Deterministic: no clock, no random numbers.
     """
     tables = build_tables(problem)
     best = min(packings(problem, tables), key=lambda packing: packing.quality)
@@ -278,7 +279,7 @@ def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedC
         return f"it needs {tables.cost[row]:.3g} times what one GPU can do at best"
     if code == "starvation_risk":
         return (
-            "alone on a GPU its probability of starvation is above "
-            f"{problem.starvation_risk:g} with every max_loras that fits"
+            "alone on a GPU it starves, or with a probability above "
+            f"{problem.starvation_risk:g}, with every max_loras that fits"
         )
     return f"all {problem.max_gpus} GPUs are full"

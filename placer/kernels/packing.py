@@ -10,7 +10,14 @@ without asking. `tests/support/packing_oracle.py` states the same rules in plain
 import numpy as np
 from numba import njit
 
-from models.kernels.features import OUTPUT_TOKENS, adapter_terms, joined_terms
+from models.kernels.features import (
+    OUTPUT_TOKENS,
+    RHO,
+    SLOTS_OVER_ACTIVE,
+    SLOTS_OVER_COUNT,
+    adapter_terms,
+    joined_terms,
+)
 from models.kernels.surrogate import evaluate, evaluate_all
 from placer.kernels.best_case import NUM_DEMANDS, best_case_utilisation
 
@@ -20,15 +27,42 @@ REACH = 3
 RETRY_BELOW = 0.8
 """A GPU that refused an adapter is asked again for one that costs less than this share of it."""
 
+MAX_RHO = 1.0
+"""Offered load over the capacity that the formulas give, at most."""
+
+MIN_SLOTS_OVER_ACTIVE = 1.0
+"""Slots over adapters with a request running, at least, where not every adapter has a slot."""
+
+MIN_SERVED_FRACTION = 0.9
+"""Below it a server counts as starved."""
+
+REFUSED = 2.0
+"""Stands for a probability where the physics refuse."""
+
 # What became of an adapter: a GPU's number, or one of these.
 NO_GPU_LEFT, STARVES_ALONE, OVERLOADS_ALONE, NO_MEMORY = -1, -2, -3, -4
+
+
+@njit(cache=True, nogil=True)
+def starvation_risk_of(surrogate, aggregates, max_loras, max_lora_rank, scratch):
+    """Return a GPU's probability of starvation, `REFUSED` where another estimate says it starves.
+
+    A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
+    three more must agree: the capacity by formula, slots for the adapters with a request running,
+    and the tree for throughput. Parameters as in `best_choice`.
+    """
+    served, risk = evaluate(surrogate, aggregates, max_loras, max_lora_rank, scratch)
+    slots_suffice = scratch[SLOTS_OVER_COUNT] >= 1.0 or scratch[SLOTS_OVER_ACTIVE] >= MIN_SLOTS_OVER_ACTIVE
+    if scratch[RHO] > MAX_RHO or not slots_suffice or served < MIN_SERVED_FRACTION:
+        return REFUSED
+    return risk
 
 
 @njit(cache=True, nogil=True)
 def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
     """Return the ladder's index with the least starvation probability, and that probability.
 
-    Ties go to the larger served fraction, then to fewer slots.
+    Ties go to fewer slots.
 
     Parameters
     ----------
@@ -43,11 +77,11 @@ def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
     scratch
         (NUM_FEATURES,) float32, overwritten.
     """
-    best, best_risk, best_served = -1, 2.0, 0.0
+    best, best_risk = -1, REFUSED
     for index in range(last_choice(ladder, count) + 1):
-        served, risk = evaluate(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
-        if risk < best_risk or (risk == best_risk and served > best_served):
-            best, best_risk, best_served = index, risk, served
+        risk = starvation_risk_of(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
+        if risk < best_risk:
+            best, best_risk = index, risk
     return best, best_risk
 
 
@@ -79,7 +113,7 @@ def accepted_choice(surrogate, aggregates, ladder, max_lora_rank, count, present
     for distance in range(REACH + 1):
         for index in (present + distance, present - distance):
             if 0 <= index <= last:
-                _, risk = evaluate(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
+                risk = starvation_risk_of(surrogate, aggregates, ladder[index], max_lora_rank, scratch)
                 if risk <= starvation_risk:
                     return index
             if distance == 0:
@@ -173,14 +207,17 @@ def pack(
             if best_case_utilisation(step_law, scheduler_law, server, joint) > 1.0:
                 continue
             joined_terms(trial, aggregates[gpu], terms)
-            rank, ladder = slot_ranks[joint_class], ladders[joint_class]
-            choice = gpu_choice[gpu]
-            risk = 2.0
-            if ladder[choice] > 0:
-                _, risk = evaluate(surrogate, trial, ladder[choice], rank, scratch)
-            if risk > starvation_risk:
-                choice, risk = best_choice(surrogate, trial, ladder, rank, gpu_count[gpu] + 1, scratch)
-            if risk > starvation_risk:
+            choice = accepted_choice(
+                surrogate,
+                trial,
+                ladders[joint_class],
+                slot_ranks[joint_class],
+                gpu_count[gpu] + 1,
+                gpu_choice[gpu],
+                starvation_risk,
+                scratch,
+            )
+            if choice < 0:
                 refused[gpu, joint_class] = RETRY_BELOW * cost[row]
                 continue
             gpu_class[gpu] = joint_class
@@ -234,7 +271,7 @@ def finish(
     """Choose each GPU's final `max_loras`, and write its features and predictions.
 
     The least starvation probability wins; among those within `RISK_TIE` of it, the shortest mean
-    request (TTFT + ITL x output tokens). It is at most the probability that `pack` accepted.
+    request (TTFT + ITL x output tokens). Never above `starvation_risk` where `pack` accepted the GPU.
 
     Parameters
     ----------
@@ -257,7 +294,8 @@ def finish(
         accepted = min(least + RISK_TIE, max(starvation_risk, least))
         shortest_ms = np.inf
         for index in range(last_choice(ladder, count) + 1):
-            _, risk, itl_ms, ttft_ms, _ = evaluate_all(surrogate, aggregates[gpu], ladder[index], rank, row)
+            risk = starvation_risk_of(surrogate, aggregates[gpu], ladder[index], rank, row)
+            _, _, itl_ms, ttft_ms, _ = evaluate_all(surrogate, aggregates[gpu], ladder[index], rank, row)
             request_ms = ttft_ms + itl_ms * row[OUTPUT_TOKENS]
             if risk <= accepted and request_ms < shortest_ms:
                 shortest_ms = request_ms

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.features import adapter_terms
+from models.features import FEATURE_NAMES, adapter_terms, features_of
 from models.kernels.features import NUM_SUMS
 from placer import bounds, limits
 from placer.kernels.best_case import best_case_utilisation
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from placer.packing import Variant
     from placer.problem import PlacementProblem
 
+MARGINS = ("rho", "slots_over_active")
 REACH = 3
 RETRY_BELOW = 0.8
 
@@ -56,13 +57,25 @@ class Oracle:
         return best_case_utilisation(*self.best_case, demand)
 
     def risk(self, rows, max_loras: int) -> float:
-        """The surrogate's starvation probability of a GPU with these adapters, added in this order."""
+        """The starvation probability of a GPU with these adapters, added in this order; 2 for a sure no.
+
+        The capacity by formula, slots for the adapters that are active, and the tree for throughput
+        each have a veto.
+        """
         aggregates = np.zeros(self.terms.shape[1])
         for row in rows:
             aggregates[:NUM_SUMS] += self.terms[row, :NUM_SUMS]
             aggregates[NUM_SUMS:] = np.maximum(aggregates[NUM_SUMS:], self.terms[row, NUM_SUMS:])
         server = ServerConfig(max_loras=max_loras, max_lora_rank=self.slot_rank(rows))
-        return self.problem.surrogate.predict_aggregates(aggregates, server).starvation_probability
+        predicted = self.problem.surrogate.predict_aggregates(aggregates, server)
+        features, _ = features_of(
+            aggregates, max_loras, server.max_lora_rank, self.problem.surrogate.calibration
+        )
+        rho, slots_over_active = (features[FEATURE_NAMES.index(name)] for name in MARGINS)
+        scarce = max_loras < len(rows) and slots_over_active < 1
+        if rho > 1 or scarce or predicted.served_fraction < 0.9:
+            return 2.0
+        return predicted.starvation_probability
 
     def choices(self, rows) -> list[int]:
         """Values of `max_loras` worth a trial for these adapters."""
