@@ -11,7 +11,7 @@ from tests.support.twin_cases import HAS_JIT, calibration, num_examples, report_
 from twin.domain import Adapter, LatencySummary, Workload
 from twin.errors import InvalidInputError
 from twin.memory import kv_tokens
-from twin.simulate import simulate, simulate_requests
+from twin.simulate import ClientConditions, simulate, simulate_requests
 from twin.workload import RequestStream, generate_requests
 
 HORIZON_S = 20.0 if HAS_JIT else 4.0
@@ -53,7 +53,7 @@ servers = st.builds(
 @settings(max_examples=num_examples(40), deadline=None)
 @given(loads, servers, st.integers(0, 9), st.none() | st.integers(1, 50))
 def test_a_reports_books_balance(load, flags, seed, limit):
-    made = report(load, flags, seed=seed, max_unfinished_requests=limit)
+    made = report(load, flags, seed=seed, client=ClientConditions(max_unfinished_requests=limit))
     assert 0 <= made.num_requests_completed <= made.num_requests_sent
     assert made.throughput_tok_s == made.throughput_in_tok_s + made.throughput_out_tok_s
     assert 0 <= made.throughput_tok_s <= made.offered_tok_s * (1 + 1e-12)
@@ -165,7 +165,60 @@ def test_more_load_offers_more_and_serves_a_smaller_share():
     assert [made.starved for made in reports][0::3] == [False, True]
 
 
+# --- A benchmark's client.
+
+
+def test_a_limited_client_sends_what_the_server_finishes():
+    limited = report(workload(rate_rps=100.0), client=ClientConditions(max_unfinished_requests=5))
+    assert 0 <= limited.num_requests_sent - limited.num_requests_completed <= 5
+    assert limited.max_num_requests_waiting <= 5
+    assert limited.num_requests_sent < report(workload(rate_rps=100.0)).num_requests_sent
+
+
+def test_a_limit_that_is_never_reached_changes_nothing():
+    free = report(workload(rate_rps=0.1), seed=1)
+    limited = report(workload(rate_rps=0.1), seed=1, client=ClientConditions(max_unfinished_requests=100_000))
+    assert str(report_as_dict(limited)) == str(report_as_dict(free))
+
+
+def test_a_cold_start_delays_the_first_request_of_an_adapter_and_those_behind_it():
+    requests = RequestStream(
+        arrival_ns=np.array([0, 1, 5 * 10**9]),
+        adapter_of=np.array([0, 0, 0], np.int32),
+        prompt_tokens=np.array([10, 10, 10], np.int32),
+        output_tokens=np.array([1, 1, 1], np.int32),
+    )
+    slow_first_use = calibration(load=replace(calibration().load, first_use_ms=100.0))
+
+    def ttft(client):
+        return simulate_requests(
+            requests, np.array([8], np.int32), server(), slow_first_use, horizon_s=10.0, client=client
+        ).ttft
+
+    warm, cold = ttft(ClientConditions()), ttft(ClientConditions(cold_start=True))
+    assert cold.p50_ms > 100 > warm.p99_ms
+    assert cold.mean_ms * 3 < 100 * 2 + warm.mean_ms * 3 + warm.p99_ms
+
+
+def test_requests_behind_the_front_end_count_as_sent():
+    slow_first_use = calibration(load=replace(calibration().load, first_use_ms=60_000.0))
+    reports = [
+        simulate(workload(), server(), slow_first_use, horizon_s=HORIZON_S, client=client)
+        for client in (ClientConditions(), ClientConditions(cold_start=True))
+    ]
+    assert reports[0].num_requests_sent == reports[1].num_requests_sent
+    assert reports[1].num_requests_completed == 0
+    assert reports[1].starved
+
+
 # --- Refusals.
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_client_that_may_send_nothing_is_refused(limit):
+    with pytest.raises(InvalidInputError) as refusal:
+        ClientConditions(max_unfinished_requests=limit)
+    assert refusal.value.field == "max_unfinished_requests"
 
 
 @pytest.mark.parametrize("horizon_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])
