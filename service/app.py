@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from service.context import build_context
 from service.factory import build_services
 from service.handlers import docs, fleet, health, jobs, placement
+from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
 from service.observability import ObservabilityMiddleware
 from service.openapi import openapi_document
@@ -41,14 +42,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = build_services(build_context(settings))
         app.state.services = services
-        tasks = [asyncio.create_task(_warm(services)), asyncio.create_task(services.fleet.keep_fresh())]
+        app.state.bodies = BodyReader(settings)
+        life = asyncio.create_task(_live(services))
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            life.cancel()
+            with suppress(asyncio.CancelledError):
+                await life
             services.context.close()
 
     app = FastAPI(
@@ -67,17 +68,19 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _warm(services: Services) -> None:
-    """Compile what requests need, then tell that we are ready."""
+async def _live(services: Services) -> None:
+    """Compile what requests need, take up the workload in force, tell that we are ready, keep fresh."""
     context = services.context
     try:
         await asyncio.to_thread(warm_placement, context.catalog, services.placements)
     except Exception:
         log.exception("warm_up_failed")  # readiness stays red
         return
+    await services.fleet.try_refresh()
     _calm_the_collector()
     context.ready.set()
     log.info("ready", calibrations=sorted(context.catalog.targets))
+    await services.fleet.keep_fresh()
 
 
 def _calm_the_collector() -> None:

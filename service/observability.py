@@ -30,6 +30,7 @@ REQUEST_DURATION = Histogram(
 PLACEMENT_ADAPTERS = Counter(
     "loadmaster_placed_adapters_total", "Adapters in answered placements.", registry=REGISTRY
 )
+HELD_BODY_BYTES = Gauge("loadmaster_held_body_bytes", "Request bodies in memory.", registry=REGISTRY)
 REFUSED = Counter(
     "loadmaster_refused_requests_total", "Answers with a problem.", ("code",), registry=REGISTRY
 )

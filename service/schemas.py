@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from datetime import datetime  # noqa: TC003 (pydantic reads the annotations)
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.storage.jobs import JobRecord
     from twin.domain import SimulationReport
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 MAX_SHOWN = 120
+POISSON_CV = 1.0
 
 
 class Border(BaseModel):
@@ -45,6 +47,18 @@ class AdapterSchema(Border):
     input_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
     output_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
     arrival_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
+
+
+_COLUMNS_OF = attrgetter(
+    "id",
+    "rank",
+    "rate_rps",
+    "input_tokens_mean",
+    "output_tokens_mean",
+    "input_tokens_cv",
+    "output_tokens_cv",
+    "arrival_cv",
+)
 
 
 class OptionsSchema(Border):
@@ -105,23 +119,20 @@ class WorkloadSchema(Border):
         InvalidInputError
             Naming the field.
         """
-        rows = self.adapters
-        count = len(rows)
-
-        def column(values: Iterable[float | None], missing: float = math.nan) -> Any:
-            return np.fromiter((missing if v is None else v for v in values), np.float64, count)
-
+        ids, ranks, *numbers = zip(*map(_COLUMNS_OF, self.adapters), strict=True)
+        columns = [np.array(values, np.float64) for values in numbers]  # null becomes NaN: not given
+        rate_rps, input_mean, output_mean, input_cv, output_cv, arrival_cv = columns
         return Workload(
             base_model=self.base_model,
             gpu_type=self.gpu_type,
-            adapter_ids=tuple([row.id for row in rows]),
-            rank=np.array([row.rank for row in rows], np.int32),
-            rate_rps=np.array([row.rate_rps for row in rows], np.float64),
-            input_tokens_mean=np.array([row.input_tokens_mean for row in rows], np.float64),
-            output_tokens_mean=np.array([row.output_tokens_mean for row in rows], np.float64),
-            input_tokens_cv=column(row.input_tokens_cv for row in rows),
-            output_tokens_cv=column(row.output_tokens_cv for row in rows),
-            arrival_cv=column((row.arrival_cv for row in rows), missing=1.0),
+            adapter_ids=ids,
+            rank=np.array(ranks, np.int32),
+            rate_rps=rate_rps,
+            input_tokens_mean=input_mean,
+            output_tokens_mean=output_mean,
+            input_tokens_cv=input_cv,
+            output_tokens_cv=output_cv,
+            arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
         )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
-from service.errors import BodyTimeoutError, BodyTooLargeError
+from service.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError
+from service.observability import HELD_BODY_BYTES
 from service.schemas import ProblemSchema
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from fastapi import Request
     from pydantic import BaseModel
 
@@ -19,32 +23,57 @@ if TYPE_CHECKING:
 PROBLEM_JSON = "application/problem+json"
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """Return the whole body; nothing beyond the limit is kept, whatever the headers say.
+class BodyReader:
+    """Reads request bodies within a limit on each and a limit on all that are held at a time."""
 
-    Raises
-    ------
-    BodyTooLargeError, BodyTimeoutError
-        It is longer than `max_body_bytes`, or not complete after `body_deadline_s`.
-    """
-    limit = settings.max_body_bytes
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:  # noqa: PLR2004 (64 bits)
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_deadline_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise BodyTimeoutError(
-            f"was not complete after {settings.body_deadline_s:g} s", field="body"
-        ) from None
-    except ClientDisconnect:
-        raise BodyTimeoutError("ended before it was complete", field="body") from None
-    return bytes(body)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._num_held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Hold the whole body while the block runs; nothing beyond the limits is ever kept.
+
+        Raises
+        ------
+        BodyTooLargeError, BodyTimeoutError, OverloadedError
+            It is longer than `max_body_bytes` (whatever the headers say), not complete after
+            `body_deadline_s`, or the bodies held together would exceed `max_held_bytes`.
+        """
+        limit = self._settings.max_body_bytes
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:  # noqa: PLR2004 (64 bits)
+            raise _too_large(limit)
+        body = bytearray()
+        try:
+            await self._fill(body, request)
+            yield bytes(body)
+        finally:
+            self._hold(-len(body))
+
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        try:
+            async with asyncio.timeout(self._settings.body_deadline_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._hold(len(chunk))
+                    self._check(len(body))
+        except TimeoutError:
+            raise BodyTimeoutError(
+                f"was not complete after {self._settings.body_deadline_s:g} s", field="body"
+            ) from None
+        except ClientDisconnect:
+            raise BodyTimeoutError("ended before it was complete", field="body") from None
+
+    def _hold(self, num_bytes: int) -> None:
+        self._num_held += num_bytes
+        HELD_BODY_BYTES.inc(num_bytes)
+
+    def _check(self, length: int) -> None:
+        if length > self._settings.max_body_bytes:
+            raise _too_large(self._settings.max_body_bytes)
+        if self._num_held > self._settings.max_held_bytes:
+            raise OverloadedError("too many long bodies are being read", retry_after_s=1)
 
 
 def _too_large(limit: int) -> BodyTooLargeError:

@@ -10,11 +10,17 @@ from service.errors import NotReadyError
 
 if TYPE_CHECKING:
     from service.factory import Services
+    from service.handlers.bodies import BodyReader
 
 
 def services_of(request: Request) -> Services:
     """Return this process's services."""
     return request.app.state.services
+
+
+def bodies_of(request: Request) -> BodyReader:
+    """Return what reads this process's request bodies."""
+    return request.app.state.bodies
 
 
 def ready_services(request: Request) -> Services:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.handlers.bodies import describe_body, problems, read_body
-from service.handlers.dependencies import json_response, ready_services, services_of
+from service.handlers.bodies import describe_body, problems
+from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
 from service.schemas import GpusNeededSchema, PlanSchema, WorkloadSchema
 
 router = APIRouter(tags=["fleet"])
@@ -26,8 +26,8 @@ router = APIRouter(tags=["fleet"])
 async def put_workload(request: Request) -> Response:
     """Acknowledge once the store has it; what was in force before stays so until then."""
     services = ready_services(request)
-    body = await read_body(request, services.context.settings)
-    return json_response(await services.fleet.put_workload(body))
+    async with bodies_of(request).read(request) as body:
+        return json_response(await services.fleet.put_workload(body))
 
 
 @router.get(

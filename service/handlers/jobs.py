@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.handlers.bodies import describe_body, problems, read_body
-from service.handlers.dependencies import json_response, services_of
+from service.handlers.bodies import describe_body, problems
+from service.handlers.dependencies import bodies_of, json_response, services_of
 from service.schemas import JobListSchema, JobSchema, SimulateRequest
 
 router = APIRouter(tags=["jobs"])
@@ -31,8 +31,8 @@ STORE_DOWN = "The store is not reachable, or too much waits; see Retry-After"
 async def simulate(request: Request) -> Response:
     """Queue the run, once however often it is asked for; `Location` is where its report will be."""
     services = services_of(request)
-    body = await read_body(request, services.context.settings)
-    record = await services.context.store_pool.run(lambda: services.simulations.submit(body))
+    async with bodies_of(request).read(request) as body:
+        record = await services.context.store_pool.run(lambda: services.simulations.submit(body))
     answer = JobSchema.from_record(record).model_dump_json().encode()
     return json_response(answer, 202, {"Location": f"/jobs/{record.job_id}"})
 

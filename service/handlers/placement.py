@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.handlers.bodies import describe_body, problems, read_body
-from service.handlers.dependencies import json_response, ready_services
+from service.handlers.bodies import describe_body, problems
+from service.handlers.dependencies import bodies_of, json_response, ready_services
 from service.schemas import PlanSchema, WorkloadSchema
 
 router = APIRouter(tags=["placement"])
@@ -26,6 +26,6 @@ router = APIRouter(tags=["placement"])
 async def place(request: Request) -> Response:
     """Answer from memory: neither the store nor a worker is needed."""
     services = ready_services(request)
-    body = await read_body(request, services.context.settings)
-    answer = await services.context.place_pool.run(lambda: services.placements.answer(body))
+    async with bodies_of(request).read(request) as body:
+        answer = await services.context.place_pool.run(lambda: services.placements.answer(body))
     return json_response(answer)

@@ -161,23 +161,27 @@ class FleetService:
             GPUS_NEEDED.labels(workload.base_model, workload.gpu_type).set(plan.placement.num_gpus)
 
     async def keep_fresh(self) -> None:
-        """Refresh until cancelled; a failed round is counted, and logged when the state changes."""
+        """Refresh until cancelled."""
         while True:
-            try:
-                await self.refresh()
-                self._note_store(up=True)
-            except StoreUnavailableError:
-                LOOP_ERRORS.labels("refresh").inc()
-                self._note_store(up=False)
-            except ServiceError as error:
-                LOOP_ERRORS.labels("refresh").inc()
-                log.warning("refresh_failed", code=error.code, detail=error.detail)
-            except Exception:
-                LOOP_ERRORS.labels("refresh").inc()
-                log.exception("refresh_failed")
-            if self._current is not None:
-                PLAN_AGE.set(time.monotonic() - self._current.confirmed_at_s)
             await asyncio.sleep(self._settings.refresh_interval_s)
+            await self.try_refresh()
+
+    async def try_refresh(self) -> None:
+        """Refresh; a failure is counted, and logged when the state changes."""
+        try:
+            await self.refresh()
+            self._note_store(up=True)
+        except StoreUnavailableError:
+            LOOP_ERRORS.labels("refresh").inc()
+            self._note_store(up=False)
+        except ServiceError as error:
+            LOOP_ERRORS.labels("refresh").inc()
+            log.warning("refresh_failed", code=error.code, detail=error.detail)
+        except Exception:
+            LOOP_ERRORS.labels("refresh").inc()
+            log.exception("refresh_failed")
+        if self._current is not None:
+            PLAN_AGE.set(time.monotonic() - self._current.confirmed_at_s)
 
     def _note_store(self, *, up: bool) -> None:
         if up != self._store_was_up:
