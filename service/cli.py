@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.commands import run
+from service.commands import run, surrogate
 
 app = typer.Typer(
     name="loadmaster",
@@ -18,6 +18,9 @@ app = typer.Typer(
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
+app.add_typer(surrogate.dataset_app)
+app.command()(surrogate.train)
+app.command()(surrogate.evaluate)
 app.command()(run.bench)
 app.command()(run.openapi)
 
