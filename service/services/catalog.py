@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from models.artifact import load_shipped
 
+from models.artifact import load_shipped
 from models.errors import ModelsError
 from service.errors import InvalidRequestError
 from twin.calibration import load_calibration, shipped_calibration_ids
