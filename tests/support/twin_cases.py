@@ -29,8 +29,8 @@ from twin.latency import scheduler_coefficients, step_coefficients
 HAS_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 """Without Numba's compiler the kernels are Python: tests then take fewer examples."""
 
-DRAINED_NS = 10**15
-"""A horizon that every small scenario ends long before."""
+DRAINED_NS = 10**12
+"""A horizon that every small scenario ends long before, and a server that hangs reaches soon."""
 
 MAX_SAMPLES = 20_000
 """Steps of which a run keeps the state."""
