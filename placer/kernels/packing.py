@@ -24,6 +24,9 @@ from placer.kernels.best_case import NUM_DEMANDS, best_case_utilisation
 REACH = 3
 """Values of the ladder that a trial looks at on each side of a GPU's present `max_loras`."""
 
+FEW_SLOTS = 8
+"""Values of `max_loras` up to this are worth a trial for any number of adapters."""
+
 RETRY_BELOW = 0.8
 """A GPU that refused an adapter is asked again for one that costs less than this share of it."""
 
@@ -89,14 +92,15 @@ def best_choice(surrogate, aggregates, ladder, max_lora_rank, count, scratch):
 def last_choice(ladder, count):
     """Return the index of the largest `max_loras` worth a trial, -1 where none fits in memory.
 
-    More slots than adapters are pointless, so the first value that holds all `count` is the last.
+    More slots than adapters are pointless, so the first value that holds all `count` is the last;
+    but the trees have seen few servers with less than `FEW_SLOTS`, and a spare slot costs little.
     """
     last = -1
     for index in range(ladder.shape[0]):
         if ladder[index] == 0:
             break
         last = index
-        if ladder[index] >= count:
+        if ladder[index] >= max(count, FEW_SLOTS):
             break
     return last
 

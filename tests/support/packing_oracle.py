@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MARGINS = ("rho", "slots_over_active")
 REACH = 3
+FEW_SLOTS = 8
 RETRY_BELOW = 0.8
 
 
@@ -80,7 +81,8 @@ class Oracle:
     def choices(self, rows) -> list[int]:
         """Values of `max_loras` worth a trial for these adapters."""
         ladder = self.ladders[self.slot_rank(rows)]
-        enough = next((k for k, max_loras in enumerate(ladder) if max_loras >= len(rows)), len(ladder) - 1)
+        wanted = max(len(rows), FEW_SLOTS)
+        enough = next((k for k, max_loras in enumerate(ladder) if max_loras >= wanted), len(ladder) - 1)
         return ladder[: enough + 1]
 
     def accepts(self, rows, max_loras: int) -> bool:

@@ -85,12 +85,27 @@ def make_starvation_tree(rho_limit: float = 0.8, slots_limit: float = 0.95) -> T
     )
 
 
-def make_noisy_tree(seed: int, num_steps: int = 40) -> TreeArrays:
-    """A staircase over the load that rises on the whole, and goes up and down on its way."""
+def make_noisy_tree(seed: int, depth: int = 6) -> TreeArrays:
+    """Risks that rise with the load on the whole and jump with load and slots: no fit check is monotone."""
     rng = np.random.default_rng(seed)
-    limits = np.sort(rng.uniform(0, 1.5, num_steps))
-    risks = np.clip(np.append(limits, 1.5) ** 4 + rng.normal(0, 0.1, num_steps + 1), 0, 1)
-    return threshold_tree("rho", limits.tolist(), risks.tolist())
+    splits = {"rho": (0.0, 1.1), "max_loras": (0.0, 30.0), "num_adapters": (0.0, 12.0)}
+    feature, threshold, left, right, value = [], [], [], [], []
+
+    def grow(level: int, load: float) -> int:
+        node = len(feature)
+        for column, start in ((feature, 0), (threshold, 0.0), (left, -1), (right, -1)):
+            column.append(start)
+        value.append(float(np.clip(0.3 * load + rng.normal(0, 0.15), 0, 1)))
+        if level < depth:
+            name = list(splits)[int(rng.integers(len(splits)))]
+            limit = float(rng.uniform(*splits[name]))
+            feature[node], threshold[node] = FEATURE_NAMES.index(name), limit
+            above = max(load, limit) if name == "rho" else load
+            left[node], right[node] = grow(level + 1, load), grow(level + 1, above)
+        return node
+
+    grow(0, 0.0)
+    return tree_arrays(feature, threshold, left, right, value)
 
 
 def make_surrogate(calibration: Calibration, starvation: TreeArrays | None = None, **changes) -> Surrogate:

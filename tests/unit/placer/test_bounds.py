@@ -14,7 +14,7 @@ from tests.support.packing_problems import (
     make_workload,
 )
 from tests.support.twin_cases import num_examples
-from twin.domain import ServerConfig
+from twin.domain import MemoryLaw, ServerConfig
 from twin.simulate import simulate
 
 demands = st.tuples(*(st.floats(1e-3, 1e5) for _ in range(4))).map(np.array)
@@ -61,20 +61,32 @@ def test_the_count_bound_divides_by_the_adapters_that_the_surrogate_knows():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "output"), [(20, 20), (400, 40), (40, 400), (1000, 1), (3000, 900)], ids=str
+    ("prompt", "output", "pool_bytes", "horizon_s"),
+    [
+        (20, 20, 40e9, 60),
+        (400, 40, 40e9, 60),
+        (40, 400, 40e9, 60),
+        (1000, 1, 40e9, 60),
+        (3000, 900, 40e9, 60),
+        (500, 1500, 17.5e9, 300),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("max_loras", [1, 4])
-def test_an_overloaded_server_in_the_twin_serves_no_more_than_its_best_case(prompt, output, max_loras):
-    alone = make_problem(make_workload([8], 1.0, prompt, output))
+def test_an_overloaded_server_in_the_twin_serves_no_more_than_its_best_case(
+    prompt, output, pool_bytes, horizon_s, max_loras
+):
+    calibration = make_calibration(memory=MemoryLaw(pool_bytes=pool_bytes))
+    alone = make_problem(make_workload([8], 1.0, prompt, output), calibration=calibration)
     rate = 1.5 / bounds.workload_utilisation(alone)
     workload = make_workload(
         [8] * 4, rate / 4, prompt, output, input_tokens_cv=np.zeros(4), output_tokens_cv=np.zeros(4)
     )
-    problem = make_problem(workload)
+    problem = make_problem(workload, calibration=calibration)
     utilisation = bounds.workload_utilisation(problem)
     assert utilisation == pytest.approx(1.5)
     server = ServerConfig(max_loras=max_loras, max_lora_rank=8)
-    report = simulate(workload, server, problem.calibration, horizon_s=60.0, seed=1)
+    report = simulate(workload, server, calibration, horizon_s=horizon_s, seed=1)
     assert report.throughput_tok_s <= workload.offered_tok_s / utilisation * (1 + 1e-3)
 
 

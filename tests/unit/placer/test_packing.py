@@ -145,6 +145,26 @@ def test_each_gpu_has_the_least_risk_of_all_its_max_loras(problem):
         assert gpu.predicted.starvation_probability <= least + 0.005
 
 
+@pytest.mark.parametrize(("fewer_slots_risk", "prefers_fewer"), [(0.012, True), (0.03, False)])
+def test_a_shorter_request_does_not_pay_for_a_larger_risk(fewer_slots_risk, prefers_fewer):
+    calibration = make_calibration()
+    surrogate = make_surrogate(calibration, threshold_tree("max_loras", [6], [fewer_slots_risk, 0.01]))
+    problem = make_problem(make_workload([8] * 12, 0.05), surrogate, calibration=calibration)
+    (gpu,) = place(problem).gpus
+    assert (gpu.max_loras <= 6) == prefers_fewer
+
+
+@pytest.mark.parametrize("limit", [0.011, 0.013])
+def test_the_final_choice_keeps_the_risk_asked_for(limit):
+    calibration = make_calibration()
+    surrogate = make_surrogate(calibration, threshold_tree("max_loras", [6], [0.012, 0.01]))
+    workload = make_workload([8] * 12, 0.05)
+    problem = make_problem(workload, surrogate, calibration=calibration, starvation_risk=limit)
+    (gpu,) = place(problem).gpus
+    assert (gpu.max_loras <= 6) == (limit > 0.012)
+    assert gpu.predicted.starvation_probability <= limit
+
+
 def test_among_equal_risks_the_shortest_request_wins():
     calibration = make_calibration()
     surrogate = make_surrogate(calibration, threshold_tree("rho", [0.9], [0.01, 0.9]))
@@ -165,7 +185,7 @@ def test_among_equal_risks_the_shortest_request_wins():
 
 @pytest.mark.parametrize(
     ("changes", "rate", "count"),
-    [({}, 3.0, 60), ({"throughput": constant_tree(0.95)}, 0.5, 60), ({}, 0.05, 300)],
+    [({}, 3.0, 60), ({"throughput": threshold_tree("rho", [0.5], [1.0, 0.85])}, 3.0, 60), ({}, 0.05, 300)],
     ids=["capacity", "throughput tree", "slots"],
 )
 def test_a_starvation_tree_that_always_says_yes_is_not_believed_alone(changes, rate, count):

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from placer.baselines import BASELINES, USUAL_MAX_LORAS, max_base, round_robin
+from placer.bounds import lower_bound, workload_utilisation
+from placer.errors import InvalidProblemError
+from placer.families import FAMILIES, family_workload
+from placer.packing import place
+from tests.support.packing_problems import (
+    constant_tree,
+    make_calibration,
+    make_problem,
+    make_random_workload,
+    make_surrogate,
+    make_workload,
+)
+from twin.domain import MemoryLaw
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_puts_each_adapter_on_one_gpu_that_starts(name):
+    problem = make_problem(make_random_workload(90, 4))
+    plan = BASELINES[name](problem)
+    assert plan is not None
+    assert plan.lower_bound == lower_bound(problem) <= plan.num_gpus
+    placed = np.concatenate([gpu.rows for gpu in plan.gpus])
+    assert sorted(placed.tolist()) == list(range(90))
+    for gpu in plan.gpus:
+        assert gpu.max_lora_rank >= problem.workload.rank[gpu.rows].max()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_without_memory_for_a_slot_finds_no_plan(name):
+    calibration = make_calibration(memory=MemoryLaw(pool_bytes=1e9))
+    assert BASELINES[name](make_problem(make_workload([8], 0.1), calibration=calibration)) is None
+
+
+def test_round_robin_deals_in_the_order_given():
+    problem = make_problem(make_workload([8] * 40, 2.0))
+    plan = round_robin(problem)
+    assert plan is not None
+    assert plan.num_gpus > 1
+    for gpu in plan.gpus:
+        assert gpu.rows.tolist() == list(range(gpu.gpu, 40, plan.num_gpus))
+        assert gpu.max_loras == min(USUAL_MAX_LORAS, len(gpu.rows))
+        assert gpu.predicted.starvation_probability <= problem.starvation_risk
+
+
+def test_round_robin_gives_up_where_the_surrogate_trusts_no_gpu():
+    calibration = make_calibration()
+    pessimist = make_surrogate(calibration, constant_tree(0.9))
+    assert round_robin(make_problem(make_workload([8] * 5, 0.1), pessimist)) is None
+
+
+def test_max_base_fills_gpus_to_the_base_models_maximum_in_the_order_given():
+    problem = make_problem(make_workload([8] * 40, 2.0))
+    plan = max_base(problem)
+    assert plan is not None
+    share = workload_utilisation(problem) / 40
+    assert [len(gpu.rows) for gpu in plan.gpus[:-1]] == [int(1 / share)] * (plan.num_gpus - 1)
+    assert np.concatenate([gpu.rows for gpu in plan.gpus]).tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_gives_the_same_workload_for_the_same_seed_and_can_be_placed(family):
+    calibration = make_calibration()
+    first, second = (family_workload(family, 3, 40, calibration) for _ in range(2))
+    other = family_workload(family, 4, 40, calibration)
+    assert np.array_equal(first.rate_rps, second.rate_rps)
+    assert not np.array_equal(first.rate_rps, other.rate_rps)
+    assert place(make_problem(first)).feasible
+
+
+def test_an_unknown_family_is_refused_by_name():
+    with pytest.raises(InvalidProblemError, match="zipf, all-hot, all-cold, mixed-lengths, got 'x'"):
+        family_workload("x", 0, 10, make_calibration())
