@@ -9,16 +9,14 @@ the features are those of this code.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.array_files import pack, read_bytes, unpack, write_atomically
 from models.errors import ArtefactError, UnknownSurrogateError
 from models.features import FEATURES, NUM_FEATURES
 from models.kernels.features import NUM_CALIBRATION
@@ -34,10 +32,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "shipped"
-MAX_FILE_BYTES = 64 * 2**20
-"""Nothing we publish comes near; a larger file is refused before it is read."""
-
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _TREE_ARRAYS = TreeArrays._fields
 
 
@@ -125,7 +119,7 @@ def save(
         **provenance.model_dump(),
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
-    _write_atomically(target / MANIFEST, text.encode())
+    write_atomically(target / MANIFEST, text.encode())
     kept = {record.name for record in (manifest.trees, manifest.teacher) if record is not None}
     for path in target.glob("*-????????????.npz"):
         if path.name not in kept:
@@ -143,7 +137,7 @@ def read_manifest(directory: str | Path) -> Manifest:
     """
     path = Path(directory) / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(_read_bytes(path))
+        manifest = Manifest.model_validate_json(read_bytes(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -286,69 +280,19 @@ def _member(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
 
 
 def _publish(directory: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> FileRecord:
-    content = _pack(arrays)
+    content = pack(arrays)
     digest = hashlib.sha256(content).hexdigest()
     record = FileRecord(name=f"{kind}-{digest[:12]}.npz", sha256=digest)
-    _write_atomically(directory / record.name, content)
+    write_atomically(directory / record.name, content)
     return record
-
-
-def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return an npz file without compression and with fixed dates: equal arrays, equal bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), (1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), member.getvalue())
-    return buffer.getvalue()
-
-
-def _unpack(content: bytes, name: str) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.infolist():
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise ArtefactError(f"{name}: {member.filename} is compressed")
-                stream = io.BytesIO(archive.read(member))
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-                array.flags.writeable = False
-                arrays[member.filename.removesuffix(".npy")] = array
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, MemoryError) as error:
-        raise ArtefactError(f"{name}: is no file of arrays: {error}") from error
-    return arrays
 
 
 def _load_arrays(directory: Path, record: FileRecord) -> dict[str, NDArray[Any]]:
     path = directory / record.name
     if not path.exists():
         raise FileNotFoundError(path)
-    content = _read_bytes(path)
+    content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != record.sha256:
         raise ArtefactError(f"{record.name}: sha256 is {digest}, the manifest says {record.sha256}")
-    return _unpack(content, record.name)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ArtefactError(f"{path.name}: is larger than {MAX_FILE_BYTES} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"{path.name}: cannot be read: {error.strerror}") from error
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    return unpack(content, record.name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from models.features import aggregate, features_of
-from twin.measured import CLIENT_MAX_UNFINISHED, server_of, workload_of
+from twin.measured import BENCHMARK_CLIENT, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CLIENT_HALVINGS = 12
 """Steps of the search for the rate at which a client with bounded open requests settles."""
+
+
+_MAX_UNFINISHED = float(BENCHMARK_CLIENT.max_unfinished_requests or "inf")
 
 
 class Answer(NamedTuple):
@@ -87,20 +90,20 @@ class TeacherPredictor:
 def answer_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration) -> Answer:
     """Return what a model says of a measured run, client included.
 
-    The client holds at most `CLIENT_MAX_UNFINISHED` requests open; beyond that it sends only as fast
-    as requests end. Where the number of requests sent is not known, the rates are scaled down until
-    the requests left over fit that bound.
+    The client holds a limited number of requests open; beyond that it sends only as fast as they end.
+    Where the number of requests sent is not known, the rates are scaled down until the requests left
+    over fit that limit.
     """
     workload = workload_of(run, calibration, seed=0)
     server = server_of(run)
     served = predictor.predict(workload, server)
-    if run.sent_requests is None and _unfinished(served, workload, run) > CLIENT_MAX_UNFINISHED:
+    if run.sent_requests is None and _unfinished(served, workload, run) > _MAX_UNFINISHED:
         low, high = 0.0, 1.0
         for _ in range(CLIENT_HALVINGS):
             middle = 0.5 * (low + high)
             slowed = replace(workload, rate_rps=workload.rate_rps * middle)
             served = predictor.predict(slowed, server)
-            if _unfinished(served, slowed, run) > CLIENT_MAX_UNFINISHED:
+            if _unfinished(served, slowed, run) > _MAX_UNFINISHED:
                 high = middle
             else:
                 low = middle

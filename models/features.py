@@ -4,7 +4,7 @@ One table serves the data set, the teacher, the trees, the placer and the docume
 that computes it is `models.kernels.features`; formulas use its words:
 
 - sums run over the GPU's adapters; `rate`, `in`, `out` are an adapter's request rate and mean lengths;
-- `context = (sum(rate in out) + sum(rate E[out^2]) / 2) / sum(rate out) + block_size / 2`: KV tokens
+- `context = (sum(rate E[in out]) + sum(rate E[out^2]) / 2) / sum(rate out) + block_size / 2`: KV tokens
   of a running request (long answers are met more often, hence the second moment);
 - `B_max = min(KV / context, max_num_batched_tokens / (1 + in/out), max_num_seqs)`: the fullest batch;
 - `active(tau) = sum(1 - exp(-rate out tau))`: adapters with a request running, tau seconds a token;
@@ -51,7 +51,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "slots_over_hot",
         "1",
-        "max_loras / hot, hot = sum((1 - exp(-rate out tau / 4))^2), tau = B / sum(rate out)",
+        "max_loras / max(sum((1 - exp(-rate out tau / 4))^2), 1e-9), tau = B / sum(rate out)",
     ),
     Feature("slots_over_count", "1", "max_loras / num_adapters"),
     Feature("kv_pressure", "1", "max(B, rho B_max) context / KV"),

@@ -22,6 +22,9 @@ DEFAULT_INPUT_CV = 1.113
 DEFAULT_OUTPUT_CV = 1.045
 """Coefficient of variation of ShareGPT's answers (4 + 1096 x Beta(0.55, 2.60)): where none is given."""
 
+SHAREGPT_MEAN_PRODUCT = 0.66
+"""E[in out] / (E[in] E[out]) of ShareGPT: long prompts get short answers. One where a cv is given."""
+
 # Sums and maxima over adapters.
 (
     COUNT,
@@ -113,6 +116,9 @@ def adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, 
     rank, rate_rps, input_tokens, output_tokens, input_cv, output_cv, arrival_cv
         As in `twin.domain.Adapter`.
     """
+    mean_product = 1.0
+    if isnan(input_cv) and isnan(output_cv):
+        mean_product = SHAREGPT_MEAN_PRODUCT
     if isnan(input_cv):
         input_cv = DEFAULT_INPUT_CV
     if isnan(output_cv):
@@ -125,7 +131,7 @@ def adapter_terms(terms, rank, rate_rps, input_tokens, output_tokens, input_cv, 
     terms[RATE_IN] = rate_rps * input_tokens
     terms[RATE_OUT] = rate_rps * output_tokens
     terms[RATE_IN_SQUARED] = rate_rps * input_tokens * input_tokens * (1.0 + input_cv * input_cv)
-    terms[RATE_IN_OUT] = rate_rps * input_tokens * output_tokens
+    terms[RATE_IN_OUT] = rate_rps * input_tokens * output_tokens * mean_product
     terms[RATE_OUT_SQUARED] = rate_rps * output_tokens * output_tokens * (1.0 + output_cv * output_cv)
     terms[RATE_RANK] = rate_rps * rank
     terms[RATE_ARRIVAL_VARIANCE] = rate_rps * arrival_cv * arrival_cv
@@ -222,7 +228,7 @@ def expected_active(aggregates, tau_s):
 def _token_step(
     step_coefs, scheduler_coefs, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank
 ):
-    """Return the mean step that a token sees, milliseconds, and the adapters with a request running.
+    """Return the mean step that a token sees, milliseconds.
 
     A running request sees `batch` others and itself, its own adapter beside the active ones, and the
     prompt tokens that keep the batch full. Coefficients are tuples: arrays would cost more to pass
@@ -239,41 +245,40 @@ def _token_step(
         max_lora_rank,
         max_loras,
     )
-    return model_ms + 1e-3 * scheduler_us(scheduler_coefs, running, 0.0), active
+    return model_ms + 1e-3 * scheduler_us(scheduler_coefs, running, 0.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _operating_point(
     calibration, aggregates, max_batch, in_per_out, context_tokens, max_loras, max_lora_rank
 ):
-    """Return the running requests that Little's law asks for, and the step and adapters with them.
+    """Return the running requests that Little's law asks for, and the step with them.
 
     ``B = sum(rate out) step(B)``, at most `max_batch`. Regula falsi: step(B) increases and is nearly
     straight, so a few secants do.
 
     Returns
     -------
-    batch, step_ms, active, rho
-        Requests; milliseconds; adapters with a request running; load over the capacity at
-        `max_batch`.
+    batch, step_ms, rho
+        Requests; milliseconds; load over the capacity at `max_batch`.
     """
     c = calibration
     step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8])
     scheduler_coefs = (c[9], c[10], c[11])
     work = 1e-3 * aggregates[RATE_OUT]
     full = max(max_batch - 1.0, 1e-6)
-    step, active = _token_step(
+    step = _token_step(
         step_coefs, scheduler_coefs, aggregates, full, in_per_out, context_tokens, max_loras, max_lora_rank
     )
     rho = work * step / max_batch
     if rho >= 1.0:
-        return max_batch, step, active, rho
+        return max_batch, step, rho
     low, gap_low = 0.0, work * calibration[STEP_COEFFICIENTS]
     high, gap_high = max_batch, work * step - max_batch
     batch = max_batch
     for _ in range(NUM_SECANTS):
         batch = low + (high - low) * gap_low / (gap_low - gap_high)
-        step, active = _token_step(
+        step = _token_step(
             step_coefs,
             scheduler_coefs,
             aggregates,
@@ -289,7 +294,7 @@ def _operating_point(
         else:
             high, gap_high = batch, gap
     batch = low + (high - low) * gap_low / (gap_low - gap_high)
-    return batch, batch / work, active, rho
+    return batch, batch / work, rho
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -328,14 +333,15 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     kv_requests = max(kv / context_tokens, 1.0)
     budget_requests = calibration[MAX_NUM_BATCHED_TOKENS] / (1.0 + in_per_out)
     max_batch = max(min(kv_requests, budget_requests, calibration[MAX_NUM_SEQS]), 1.0)
-    batch, operating_ms, active, rho = _operating_point(
+    batch, operating_ms, rho = _operating_point(
         calibration, aggregates, max_batch, in_per_out, context_tokens, max_loras, max_lora_rank
     )
     wanted_batch = max(batch, rho * max_batch)
     tau_s = batch / work_tok_s
+    active = expected_active(aggregates, tau_s)
     active_half = expected_active(aggregates, 0.5 * tau_s)
     # Of y = 1 - exp(-u tau/4), sum(y^2): an adapter with many requests running never yields its slot.
-    hot = 2.0 * expected_active(aggregates, 0.25 * tau_s) - active_half
+    hot = max(2.0 * expected_active(aggregates, 0.25 * tau_s) - active_half, 1e-9)
     # An adapter's busy period begins as often as d(active)/d(tau) / output tokens; it needs a load
     # where slots are fewer than adapters.
     begun_per_s = (active - active_half) / (0.5 * tau_s) * rate_rps / work_tok_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,7 +36,7 @@ def _dataset() -> None:
 
 
 @dataset_app.command()
-def generate(  # noqa: PLR0913 (a command's options)
+def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     calibration: CalibrationId,
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="Servers to simulate.")] = DEFAULT_ROWS,
@@ -76,7 +76,7 @@ def generate(  # noqa: PLR0913 (a command's options)
     _print(report, json=json)
 
 
-def train(  # noqa: PLR0913 (a command's options)
+def train(  # noqa: PLR0913, PLR0917 (a command's options)
     dataset: Annotated[Path, typer.Option(help="Data set to learn from.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Directory of the surrogate.", show_default=False)],
     calibration: Annotated[
@@ -124,7 +124,8 @@ def evaluate(
     surrogate: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Directory of a surrogate of a shipped calibration; may be repeated. Shipped ones if not given."
+            help="Directory of a surrogate of a shipped calibration; may be repeated.",
+            show_default="shipped ones",
         ),
     ] = None,
     json: Json = False,  # noqa: FBT002
