@@ -388,14 +388,12 @@ def run_engine(
                         totals[NUM_LOADS_CPU] += 1
                     else:
                         if num_in_cpu == max_cpu_loras:
+                            # It is in no slot: with max_cpu_loras >= max_loras some adapter in host
+                            # memory is outside the slots, and it was used before those in them.
                             evicted = cpu_ends[0]
                             list_remove(cpu_previous, cpu_following, cpu_ends, evicted)
                             in_cpu[evicted] = False
                             num_in_cpu -= 1
-                            if in_slot[evicted]:
-                                list_remove(slot_previous, slot_following, slot_ends, evicted)
-                                in_slot[evicted] = False
-                                num_in_slot -= 1
                         in_cpu[adapter] = True
                         num_in_cpu += 1
                         load_ns += disk_load_ns[adapter]
