@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from models.features import aggregate, features_of
 from twin.measured import BENCHMARK_CLIENT, server_of, workload_of
 from twin.memory import fits_in_memory
-from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
+from twin.validate import Prediction, baseline_predictions, figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,15 +29,6 @@ CLIENT_HALVINGS = 12
 
 
 _MAX_UNFINISHED = float(BENCHMARK_CLIENT.max_unfinished_requests or "inf")
-
-
-class Answer(NamedTuple):
-    """What a model says of one run."""
-
-    throughput_tok_s: float
-    itl_ms: float
-    ttft_completed_ms: float
-    ttft_incl_unfinished_ms: float
 
 
 class Served(NamedTuple):
@@ -87,15 +78,19 @@ class TeacherPredictor:
         return Served(served, physics.offered_tok_s, itl_ms, physics.ttft_ms * float(factors["ttft"][0]))
 
 
-def answer_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration) -> Answer:
+def predict_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration) -> Prediction:
     """Return what a model says of a measured run, client included.
 
     The client holds a limited number of requests open; beyond that it sends only as fast as they end.
     Where the number of requests sent is not known, the rates are scaled down until the requests left
     over fit that limit.
     """
-    workload = workload_of(run, calibration, seed=0)
     server = server_of(run)
+    if not fits_in_memory(calibration, server):
+        return Prediction(run=run, fits=False)
+    if not run.rates_rps:
+        return Prediction(run=run, fits=True)
+    workload = workload_of(run, calibration, seed=0)
     served = predictor.predict(workload, server)
     if run.sent_requests is None and _unfinished(served, workload, run) > _MAX_UNFINISHED:
         low, high = 0.0, 1.0
@@ -108,10 +103,12 @@ def answer_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration)
             else:
                 low = middle
     share = served.served_fraction
-    return Answer(
+    return Prediction(
+        run=run,
+        fits=True,
         throughput_tok_s=share * served.offered_tok_s,
         itl_ms=served.itl_ms,
-        ttft_completed_ms=served.ttft_ms,
+        ttft_ms=served.ttft_ms,
         ttft_incl_unfinished_ms=share * served.ttft_ms + (1.0 - share) * 1e3 * run.duration_s,
     )
 
@@ -130,7 +127,7 @@ class Subject:
 
 
 def evaluate_runs(runs: Sequence[MeasuredRun], subjects: Mapping[str, Subject]) -> dict[str, Any]:
-    """Return the figures of trees and teacher for each base model, with the keys of ``evaluate --json``.
+    """Return the figures of trees, teacher and the one-line baseline, as ``evaluate --json`` prints them.
 
     Parameters
     ----------
@@ -138,57 +135,32 @@ def evaluate_runs(runs: Sequence[MeasuredRun], subjects: Mapping[str, Subject]) 
         Measured runs; those of base models without a subject are counted under ``skipped_runs``.
     subjects
         By base model.
+
+    Returns
+    -------
+    ``{"by_model": {MODEL: {"tree", "teacher", "baseline"}}, "tree": {"by_model": {MODEL: figures}}, ...,
+    "skipped_runs"}``: the same figures by model and by predictor.
     """
     by_model: dict[str, dict[str, dict[str, Any] | None]] = {}
     for model in sorted({run.model for run in runs} & subjects.keys()):
-        of_model = [run for run in runs if run.model == model]
-        by_model[model] = _blocks(of_model, subjects[model])
-    blocks = {
-        name: {"by_model": {model: parts[name] for model, parts in by_model.items()}}
-        for name in ("tree", "teacher")
+        by_model[model] = _blocks([run for run in runs if run.model == model], subjects[model])
+    by_predictor = {
+        name: {"by_model": {model: blocks[name] for model, blocks in by_model.items()}}
+        for name in ("tree", "teacher", "baseline")
     }
     skipped = sum(run.model not in subjects for run in runs)
-    return {"by_model": by_model, **blocks, "skipped_runs": skipped}
+    return {"by_model": by_model, **by_predictor, "skipped_runs": skipped}
 
 
 def _blocks(runs: Sequence[MeasuredRun], subject: Subject) -> dict[str, dict[str, Any] | None]:
+    calibration = subject.calibration
     tree = TreePredictor(surrogate=subject.surrogate)
-    blocks: dict[str, dict[str, Any] | None] = {"tree": block(runs, subject.calibration, tree)}
-    blocks["teacher"] = None
+    blocks: dict[str, dict[str, Any] | None] = {
+        "tree": figures([predict_run(tree, run, calibration) for run in runs]),
+        "teacher": None,
+        "baseline": figures(baseline_predictions(runs)) | {"fits_accuracy": None},
+    }
     if subject.teacher is not None:
         teacher = TeacherPredictor(teacher=subject.teacher, calibration=subject.surrogate.calibration)
-        blocks["teacher"] = block(runs, subject.calibration, teacher)
+        blocks["teacher"] = figures([predict_run(teacher, run, calibration) for run in runs])
     return blocks
-
-
-def block(runs: Sequence[MeasuredRun], calibration: Calibration, predictor: Predictor) -> dict[str, Any]:
-    """Return one model's figures on the runs of one base model; None where a figure does not apply."""
-    ended = [run for run in runs if run.outcome is not None and run.rates_rps]
-    answers = [answer_run(predictor, run, calibration) for run in ended]
-    outcomes = [run.outcome for run in ended if run.outcome is not None]
-    throughput = [answer.throughput_tok_s for answer in answers]
-    measured = [outcome.throughput_tok_s for outcome in outcomes]
-    starved = [run.is_starved(value) for run, value in zip(ended, throughput, strict=True)]
-    was_starved = [run.is_starved(value) for run, value in zip(ended, measured, strict=True)]
-    launches = [run for run in runs if run.outcome is not None or run.failed_for_memory]
-    return {
-        "runs": len(ended),
-        "throughput_smape_half_pct": smape_half_pct(throughput, measured),
-        "throughput_mape_pct": mape_pct(throughput, measured),
-        "itl_smape_half_pct": smape_half_pct(
-            [answer.itl_ms for answer in answers], [outcome.itl_ms for outcome in outcomes]
-        ),
-        "ttft_incl_unfinished_smape_half_pct": smape_half_pct(
-            [answer.ttft_incl_unfinished_ms for answer in answers],
-            [outcome.ttft_incl_unfinished_ms for outcome in outcomes],
-        ),
-        "ttft_completed_mape_pct": mape_pct(
-            [answer.ttft_completed_ms for answer in answers], [outcome.ttft_ms for outcome in outcomes]
-        ),
-        "starvation_accuracy": accuracy(starved, was_starved),
-        "starvation_f1": f1(starved, was_starved),
-        "fits_accuracy": accuracy(
-            [fits_in_memory(calibration, server_of(run)) for run in launches],
-            [not run.failed_for_memory for run in launches],
-        ),
-    }
