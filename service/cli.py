@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.commands import run, surrogate
+from service.commands import run, surrogate, twin
 
 app = typer.Typer(
     name="loadmaster",
@@ -18,6 +18,12 @@ app = typer.Typer(
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
+app.command()(twin.simulate)
+app.command()(twin.validate)
+app.add_typer(twin.calibrate_app)
+app.command()(twin.simulate)
+app.command()(twin.validate)
+app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)
 app.command()(surrogate.evaluate)

@@ -318,7 +318,7 @@ def report_document(report: SimulationReport, adapter_ids: Sequence[str]) -> Map
     document = {
         field.name: _json_value(getattr(report, field.name))
         for field in dataclasses.fields(report)
-        if field.name != "served_fraction"
+        if field.name not in {"served_fraction", "state_samples"}
     }
     fractions = report.served_fraction.tolist()
     document["served_fraction"] = dict(zip(adapter_ids, fractions, strict=True))

@@ -32,15 +32,19 @@ MAX_CV = 100.0
 MAX_RANK = 1024
 """Above every rank that vLLM accepts for `--max-lora-rank`."""
 
+MAX_FLAG = 1_000_000
+"""Above every server flag in use; the engine's arrays of this length still fit in memory."""
+
 
 def _require(condition: bool, name: str, message: str) -> None:  # noqa: FBT001 (an assertion's shape)
     if not condition:
         raise InvalidInputError(name, message)
 
 
-def _require_integer(name: str, value: int, minimum: int) -> None:
+def _require_integer(name: str, value: int, minimum: int, maximum: float = math.inf) -> None:
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     _require(is_integer and value >= minimum, name, f"must be an integer >= {minimum}, got {value!r}")
+    _require(value <= maximum, name, f"must be <= {maximum}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,7 @@ class Workload:
         _require(count >= 1, "adapters", "must hold at least one adapter, got 0")
         rank = np.ascontiguousarray(self.rank)
         _require(rank.shape == (count,), "rank", f"must have shape ({count},), got {rank.shape}")
+        _require(rank.dtype.kind in "iu", "rank", f"must be integers, got {rank.dtype}")
         _require_rows((rank >= 1) & (rank <= MAX_RANK), rank, "rank", f"in 1..{MAX_RANK}")
         rank = rank.astype(np.int32)
         rank.flags.writeable = False
@@ -152,7 +157,7 @@ class Workload:
             base_model=base_model,
             gpu_type=gpu_type,
             adapter_ids=tuple(row.adapter_id for row in rows),
-            rank=np.array([row.rank for row in rows], dtype=np.int64),  # type: ignore[arg-type]
+            rank=np.array([row.rank for row in rows]),
             rate_rps=np.array([row.rate_rps for row in rows], dtype=np.float64),
             input_tokens_mean=np.array([row.input_tokens_mean for row in rows], dtype=np.float64),
             output_tokens_mean=np.array([row.output_tokens_mean for row in rows], dtype=np.float64),
@@ -259,11 +264,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_loras", "max_lora_rank", "max_num_seqs", "max_num_batched_tokens", "block_size"):
-            _require_integer(name, getattr(self, name), 1)
+            _require_integer(name, getattr(self, name), 1, MAX_RANK if name == "max_lora_rank" else MAX_FLAG)
         if self.max_model_len is not None:
-            _require_integer("max_model_len", self.max_model_len, 1)
+            _require_integer("max_model_len", self.max_model_len, 2, MAX_TOKENS)  # a prompt and an answer
         if self.max_cpu_loras is not None:
-            _require_integer("max_cpu_loras", self.max_cpu_loras, self.max_loras)
+            _require_integer("max_cpu_loras", self.max_cpu_loras, self.max_loras, MAX_FLAG)
         _require(
             self.max_num_seqs <= self.max_num_batched_tokens,
             "max_num_seqs",
@@ -344,14 +349,14 @@ class StepLaw:
         Each prompt token computed in the step.
     context_ms
         Each 1,000 tokens of context that decoding requests read from the KV cache.
-    lora_ms
-        Every step that has a request for an adapter.
+    compute_ms
+        Each token (decode or prompt) above the roofline's knee, `ROOFLINE_TOKENS`.
     adapter_ms
         Each distinct adapter in the batch.
     adapter_token_ms
         Each distinct adapter x 1,000 tokens computed (decodes and prompt tokens).
     adapter_rank_ms
-        Each distinct adapter x `max_lora_rank` / 8 above rank 8.
+        Each distinct adapter x (`max_lora_rank` / 8 - 1).
     slot_ms
         Each adapter slot of the server, used or not.
     """
@@ -360,7 +365,7 @@ class StepLaw:
     decode_ms: float
     prefill_ms: float
     context_ms: float
-    lora_ms: float
+    compute_ms: float
     adapter_ms: float
     adapter_token_ms: float
     adapter_rank_ms: float
@@ -368,7 +373,10 @@ class StepLaw:
 
     def __post_init__(self) -> None:
         _require_law(self, "step")
-        _require(self.base_ms >= 1e-3, "step.base_ms", f"must be >= 0.001, got {self.base_ms!r}")
+        shortest_ms = 0.001
+        _require(
+            self.base_ms >= shortest_ms, "step.base_ms", f"must be >= {shortest_ms}, got {self.base_ms!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,12 +409,15 @@ class LoadLaw:
         More, when the adapter's rank is below `max_lora_rank`.
     disk_ms, disk_rank_ms
         From disk: constant, and for each unit of the adapter's rank.
+    first_use_ms
+        How long the API server is busy with an adapter's first request after a cold start.
     """
 
     cpu_ms: float
     cpu_padding_ms: float
     disk_ms: float
     disk_rank_ms: float
+    first_use_ms: float = 0.0
 
     def __post_init__(self) -> None:
         _require_law(self, "load")
@@ -501,6 +512,9 @@ class SimulationReport:
         Engine steps, preempted requests, adapters brought into a slot.
     mean_adapters_in_batch
         Distinct adapters in a step, time-weighted mean.
+    state_samples
+        (num_samples, 5) int64, the engine's state at regular steps: decodes, prompt tokens, context
+        tokens, distinct adapters, scanned requests.
     """
 
     horizon_s: float
@@ -527,6 +541,7 @@ class SimulationReport:
     num_preemptions: int
     num_loads: int
     mean_adapters_in_batch: float
+    state_samples: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         assert self.num_requests_completed <= self.num_requests_sent, "completed requests were sent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from twin.domain import LoadLaw, SchedulerLaw, StepLaw
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEP_TERMS: tuple[str, ...] = StepLaw.__slots__
-SCHEDULER_TERMS: tuple[str, ...] = SchedulerLaw.__slots__
+STEP_TERMS = tuple(field.name for field in fields(StepLaw))
+SCHEDULER_TERMS = tuple(field.name for field in fields(SchedulerLaw))
 
 
 def step_coefficients(law: StepLaw) -> NDArray[np.float64]:

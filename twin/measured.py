@@ -14,7 +14,7 @@ import numpy as np
 
 from twin.domain import Calibration, ServerConfig, Workload
 from twin.errors import InvalidInputError
-from twin.simulate import STARVED_BELOW
+from twin.simulate import STARVED_BELOW, ClientConditions
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
@@ -22,8 +22,8 @@ DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
 MEMORY_ERRORS = frozenset({"kv_smaller_than_max_len", "oom_torch", "no_memory_for_kv_blocks"})
 """Failures that mean "does not fit"; every other failure is the infrastructure's."""
 
-CLIENT_MAX_UNFINISHED = 26_500
-"""The benchmark client of these runs runs out of ports at about this many open requests."""
+BENCHMARK_CLIENT = ClientConditions(cold_start=True, max_unfinished_requests=26_500)
+"""These runs start a server anew, and their client runs out of ports at about so many requests."""
 
 _REQUIRED = (
     "model",

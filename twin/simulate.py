@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from twin.domain import LatencySummary, SimulationReport
 from twin.errors import InvalidInputError
 from twin.kernels import engine
+from twin.kernels.front_end import front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
-from twin.workload import generate_requests
+from twin.workload import MAX_REQUESTS, generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,14 +22,48 @@ if TYPE_CHECKING:
     from twin.domain import Calibration, ServerConfig, Workload
     from twin.workload import RequestStream
 
-TWIN_VERSION = "1"
+TWIN_VERSION = "2"
 """Changes whenever the same input gives other results: data sets carry it."""
 
 STARVED_BELOW = 0.9
 """A server is starved when it completes less than this share of the tokens sent."""
 
+SAMPLE_STRIDE = 97
+"""The report keeps the engine's state of every so many steps; a prime avoids the block rhythm."""
+
+MAX_SAMPLES = 4096
+
+EXPECTED_MAX_RPS = 50
+"""A limited client sends no more than its server finishes: the first guess at how many to draw."""
+
 MAX_HORIZON_S = 7 * 24 * 3600.0
 STOP_NAMES = ("queue_empty", "slots", "kv_memory", "token_budget", "max_num_seqs", "preempted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConditions:
+    """How a benchmark's start and client differ from a server in steady service.
+
+    Attributes
+    ----------
+    cold_start
+        Whether no adapter has been used before: the API server then stops for
+        `LoadLaw.first_use_ms` at each adapter's first request.
+    max_unfinished_requests
+        The client's limit on requests it waits for; later ones are sent when one finishes. None:
+        no limit.
+    """
+
+    cold_start: bool = False
+    max_unfinished_requests: int | None = None
+
+    def __post_init__(self) -> None:
+        limit = self.max_unfinished_requests
+        if limit is not None and limit < 1:
+            raise InvalidInputError("max_unfinished_requests", f"must be >= 1, got {limit!r}")
+
+
+STEADY_SERVICE = ClientConditions()
 
 
 def simulate(
@@ -37,7 +73,7 @@ def simulate(
     *,
     horizon_s: float = 3600.0,
     seed: int = 0,
-    max_unfinished_requests: int | None = None,
+    client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
     """Return what one server does with a workload in a window; same arguments, same bytes.
 
@@ -49,8 +85,8 @@ def simulate(
         Window from an empty server, seconds, in (0, one week].
     seed
         Seed of arrivals and lengths.
-    max_unfinished_requests
-        The client's limit on requests it waits for; later ones are sent when one finishes.
+    client
+        Cold start and the client's limit, for comparison with benchmark runs.
 
     Raises
     ------
@@ -61,20 +97,20 @@ def simulate(
     check_server(workload.rank, server, calibration)
     if not 0 < horizon_s <= MAX_HORIZON_S:
         raise InvalidInputError("horizon_s", f"must be in (0, {MAX_HORIZON_S:g}], got {horizon_s!r}")
-    requests = generate_requests(
-        workload,
-        horizon_s=horizon_s,
-        seed=seed,
-        max_model_len=required_kv_tokens(calibration, server.max_model_len),
-    )
-    return simulate_requests(
-        requests,
-        workload.rank,
-        server,
-        calibration,
-        horizon_s=horizon_s,
-        max_unfinished_requests=max_unfinished_requests,
-    )
+    max_model_len = required_kv_tokens(calibration, server.max_model_len)
+    max_requests = MAX_REQUESTS
+    if client.max_unfinished_requests is not None:
+        max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * horizon_s)
+    while True:
+        requests = generate_requests(
+            workload, horizon_s=horizon_s, seed=seed, max_model_len=max_model_len, max_requests=max_requests
+        )
+        report = simulate_requests(
+            requests, workload.rank, server, calibration, horizon_s=horizon_s, client=client
+        )
+        if requests.num_requests < max_requests or report.num_requests_sent < max_requests:
+            return report
+        max_requests *= 2
 
 
 def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Calibration) -> None:
@@ -107,7 +143,7 @@ def simulate_requests(
     calibration: Calibration,
     *,
     horizon_s: float,
-    max_unfinished_requests: int | None = None,
+    client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
     """Return what one server does with given requests; see `simulate`.
 
@@ -122,52 +158,68 @@ def simulate_requests(
     num_adapters = rank.shape[0]
     available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
     _check_requests(requests, num_adapters, available)
-    run = EngineRun(requests, num_adapters)
+    run = EngineRun(requests.num_requests)
     cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
     horizon_ns = round(horizon_s * 1e9)
+    ready_ns = requests.arrival_ns
+    if client.cold_start:
+        first_use_ns = round(calibration.load.first_use_ms * 1e6)
+        ready_ns = front_end_ready_ns(ready_ns, requests.adapter_of, num_adapters, first_use_ns)
     engine.run_engine(
-        requests.arrival_ns,
+        ready_ns,
         requests.adapter_of,
         requests.prompt_tokens,
         requests.output_tokens,
         cpu_load_ns,
         disk_load_ns,
-        _flags(server, num_adapters, available, max_unfinished_requests),
+        _flags(server, num_adapters, available, client.max_unfinished_requests),
         step_coefficients(calibration.step),
         scheduler_coefficients(calibration.scheduler),
         horizon_ns,
-        *run.outputs,
-        np.empty((0, engine.NUM_SAMPLED), np.int64),
-        1,
+        run.first_token_ns,
+        run.finish_ns,
+        run.sent_ns,
+        run.gap_counts,
+        run.stop_ns,
+        run.totals,
+        run.samples,
+        SAMPLE_STRIDE,
     )
+    _count_from_the_client(requests.arrival_ns, ready_ns, run, horizon_ns, client)
     return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
 
 
 class EngineRun:
     """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
 
-    __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "sent_ns", "stop_ns", "totals")
+    __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "samples", "sent_ns", "stop_ns", "totals")
 
-    def __init__(self, requests: RequestStream, num_adapters: int) -> None:
-        assert num_adapters >= 1
-        self.first_token_ns = np.full(requests.num_requests, -1, np.int64)
-        self.finish_ns = np.full(requests.num_requests, -1, np.int64)
-        self.sent_ns = np.full(requests.num_requests, -1, np.int64)
+    def __init__(self, num_requests: int) -> None:
+        self.first_token_ns = np.full(num_requests, -1, np.int64)
+        self.finish_ns = np.full(num_requests, -1, np.int64)
+        self.sent_ns = np.full(num_requests, -1, np.int64)
         self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
         self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
         self.totals = np.zeros(engine.NUM_TOTALS, np.int64)
+        self.samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
 
-    @property
-    def outputs(self) -> tuple[NDArray[np.int64], ...]:
-        """The arrays in the kernel's order."""
-        return (
-            self.first_token_ns,
-            self.finish_ns,
-            self.sent_ns,
-            self.gap_counts,
-            self.stop_ns,
-            self.totals,
-        )
+
+def _count_from_the_client(
+    arrival_ns: NDArray[np.int64],
+    ready_ns: NDArray[np.int64],
+    run: EngineRun,
+    horizon_ns: int,
+    client: ClientConditions,
+) -> None:
+    """Move `sent_ns` from the engine's door to the client's, and count what still stands between."""
+    if ready_ns is arrival_ns:
+        return
+    on_time = run.sent_ns == ready_ns
+    run.sent_ns[on_time] = arrival_ns[on_time]
+    if client.max_unfinished_requests is None:
+        num_sent = int(np.searchsorted(arrival_ns, horizon_ns))
+        run.sent_ns[:num_sent] = arrival_ns[:num_sent]
+        run.totals[engine.NUM_SENT] = num_sent
 
 
 def _check_requests(requests: RequestStream, num_adapters: int, available: int) -> None:
@@ -205,14 +257,14 @@ def _flags(
     )
 
 
-def _summary(values_ms: NDArray[np.float64]) -> LatencySummary:
+def _summary(values_ms: NDArray[np.floating[Any]]) -> LatencySummary:
     if values_ms.shape[0] == 0:
         return LatencySummary(mean_ms=math.nan, p50_ms=math.nan, p95_ms=math.nan, p99_ms=math.nan)
     p50, p95, p99 = _quantiles(values_ms)
     return LatencySummary(mean_ms=float(values_ms.mean()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
 
 
-def _quantiles(values: NDArray[np.float64]) -> tuple[float, float, float]:
+def _quantiles(values: NDArray[np.floating[Any]]) -> tuple[float, float, float]:
     ranks = [int(level * (values.shape[0] - 1)) for level in (0.5, 0.95, 0.99)]
     ordered = np.partition(values, ranks)
     return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])
@@ -283,14 +335,15 @@ def _report(
         e2e=_summary(ttft_ms + decode_ms),
         ttft_incl_unfinished_ms=all_ttft_ms / num_sent if num_sent else math.nan,
         served_fraction=_served_fraction(requests, sent, done, num_adapters),
-        mean_num_requests_running=totals[engine.RUNNING_NS] / window_ns,
-        mean_num_requests_waiting=totals[engine.WAITING_NS] / window_ns,
+        mean_num_requests_running=float(totals[engine.RUNNING_NS] / window_ns),
+        mean_num_requests_waiting=float(totals[engine.WAITING_NS] / window_ns),
         max_num_requests_waiting=int(totals[engine.MAX_WAITING]),
-        mean_kv_usage=totals[engine.KV_BLOCK_NS] / window_ns * block_size / available,
+        mean_kv_usage=float(totals[engine.KV_BLOCK_NS] / window_ns * block_size / available),
         max_kv_usage=float(totals[engine.MAX_KV_BLOCKS] * block_size / available),
         kv_tokens=available,
         num_steps=int(totals[engine.NUM_STEPS]),
         num_preemptions=int(totals[engine.NUM_PREEMPTIONS]),
         num_loads=int(totals[engine.NUM_LOADS_CPU] + totals[engine.NUM_LOADS_DISK]),
-        mean_adapters_in_batch=totals[engine.ADAPTER_NS] / window_ns,
+        mean_adapters_in_batch=float(totals[engine.ADAPTER_NS] / window_ns),
+        state_samples=run.samples[: int(totals[engine.NUM_STEPS]) // SAMPLE_STRIDE],
     )

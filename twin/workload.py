@@ -1,13 +1,14 @@
 """Request streams: when each request arrives, for which adapter, and how long it is.
 
 Lengths have a mean and a shape. Where an adapter gives no coefficient of variation its shape is
-ShareGPT's (prompts 4 + 1020 Beta(0.40, 1.48), outputs 4 + 1096 Beta(0.55, 2.60)), scaled to its
-mean; otherwise it is a gamma law. Arrivals are a stationary renewal process with gamma gaps for each
-adapter, Poisson where `arrival_cv` is 1.
+ShareGPT's (prompts 4 + 1020 Beta(0.40, 1.48), outputs 4 + 1096 Beta(0.55, 2.60), long answers going
+with short prompts), scaled to its mean; otherwise it is a gamma law. Arrivals are a stationary
+renewal process with gamma gaps for each adapter, Poisson where `arrival_cv` is 1.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ from twin.domain import MAX_TOKENS
 from twin.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from twin.domain import Workload
@@ -25,7 +29,14 @@ if TYPE_CHECKING:
 MAX_REQUESTS = 20_000_000
 """A longer stream is refused: it would take more than 2 GB."""
 
-QUANTILES = 4096
+QUANTILES = 65_536
+
+SHAREGPT_FRANK_THETA = -2.4
+"""Parameter of the Frank copula between ShareGPT's prompt and output lengths.
+
+Measured servers hold about 360 KV tokens for each running request in every regime (KV use x KV size /
+running requests); independent lengths would make it 430. This value gives the measured one.
+"""
 
 SMALLEST_CV = 1e-9
 """A gamma law needs some variation; this much moves no length by a token."""
@@ -79,7 +90,7 @@ class RequestStream:
 
 
 def generate_requests(
-    workload: Workload, *, horizon_s: float, seed: int, max_model_len: int
+    workload: Workload, *, horizon_s: float, seed: int, max_model_len: int, max_requests: int = MAX_REQUESTS
 ) -> RequestStream:
     """Draw the requests of one window; same arguments, same bytes.
 
@@ -93,27 +104,76 @@ def generate_requests(
         Seed of the only random generator used.
     max_model_len
         Prompt and output together are cut to this many tokens.
+    max_requests
+        The stream ends after so many requests, if the window holds more.
 
     Raises
     ------
     InvalidInputError
-        When the window would hold more than `MAX_REQUESTS` requests.
+        When the window would hold more than `MAX_REQUESTS` requests and `max_requests` is not lower.
     """
     expected = float(workload.rate_rps.sum()) * horizon_s
-    if expected > MAX_REQUESTS:
+    if expected > MAX_REQUESTS and max_requests >= MAX_REQUESTS:
         raise InvalidInputError("rate_rps", f"gives {expected:.3g} requests in the window, more than 2e7")
     rng = np.random.default_rng(seed)
-    arrival_ns, adapter_of = _arrivals(workload, horizon_s, rng)
+    arrival_ns, adapter_of = _arrivals(workload, horizon_s, max_requests, rng)
+    pair = rng.integers(0, QUANTILES, size=adapter_of.shape[0], dtype=np.uint16)
+    prompt_shape, output_shape = sharegpt_lengths()
     prompt = _lengths(
-        workload.input_tokens_mean, workload.input_tokens_cv, sharegpt_input_quantiles(), adapter_of, rng
+        workload.input_tokens_mean, workload.input_tokens_cv, prompt_shape[pair], adapter_of, rng
     )
     output = _lengths(
-        workload.output_tokens_mean, workload.output_tokens_cv, sharegpt_output_quantiles(), adapter_of, rng
+        workload.output_tokens_mean, workload.output_tokens_cv, output_shape[pair], adapter_of, rng
     )
     np.minimum(prompt, max_model_len - 1, out=prompt)
     np.minimum(output, max_model_len - prompt, out=output)
     return RequestStream(
         arrival_ns=arrival_ns, adapter_of=adapter_of, prompt_tokens=prompt, output_tokens=output
+    )
+
+
+TRACE_COLUMNS = ("arrival_s", "adapter_id", "input_tokens", "output_tokens")
+
+
+def read_trace(path: Path, adapter_ids: Sequence[str]) -> RequestStream:
+    """Read requests to replay from a CSV with the columns of `TRACE_COLUMNS`.
+
+    Parameters
+    ----------
+    path
+        The file; arrivals in seconds from the window's start, in any order.
+    adapter_ids
+        The workload's adapters, in its order.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the line and the column.
+    """
+    row_of = {adapter_id: row for row, adapter_id in enumerate(adapter_ids)}
+    arrivals: list[int] = []
+    columns: tuple[list[int], list[int], list[int]] = ([], [], [])
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if missing := [name for name in TRACE_COLUMNS if name not in (reader.fieldnames or ())]:
+            raise InvalidInputError(f"trace.{missing[0]}", f"is a column that {path.name} lacks")
+        for line, row in enumerate(reader, start=2):
+            if row["adapter_id"] not in row_of:
+                raise InvalidInputError(
+                    f"trace line {line}, adapter_id", f"must be in the workload, got {row['adapter_id']!r}"
+                )
+            try:
+                arrivals.append(round(float(row["arrival_s"]) * 1e9))
+                tokens = int(row["input_tokens"]), int(row["output_tokens"])
+            except (ValueError, OverflowError) as error:
+                raise InvalidInputError(f"trace line {line}", f"must hold numbers: {error}") from error
+            for values, value in zip(columns, (row_of[row["adapter_id"]], *tokens), strict=True):
+                values.append(value)
+    arrival_ns = np.array(arrivals, dtype=np.int64)
+    order = np.argsort(arrival_ns, kind="stable")
+    adapter_of, prompt, output = (np.array(values, dtype=np.int32)[order] for values in columns)
+    return RequestStream(
+        arrival_ns=arrival_ns[order], adapter_of=adapter_of, prompt_tokens=prompt, output_tokens=output
     )
 
 
@@ -135,25 +195,39 @@ def _beta_quantiles(alpha: float, beta: float, low: float, width: float) -> NDAr
     return quantiles
 
 
-def sharegpt_input_quantiles() -> NDArray[np.float64]:
-    """Return ShareGPT's prompt lengths over their mean: (QUANTILES,) float64, ascending."""
-    return _beta_quantiles(0.40, 1.48, 4.0, 1020.0)
+@lru_cache(maxsize=1)
+def sharegpt_lengths() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return joint samples of ShareGPT's prompt and output lengths, each over its mean.
 
+    An additive recurrence covers the unit square evenly; the Frank copula's conditional quantile
+    turns it into dependent levels, and the two Beta laws turn those into lengths.
 
-def sharegpt_output_quantiles() -> NDArray[np.float64]:
-    """Return ShareGPT's output lengths over their mean: (QUANTILES,) float64, ascending."""
-    return _beta_quantiles(0.55, 2.60, 4.0, 1096.0)
+    Returns
+    -------
+    Two (QUANTILES,) float64 arrays; row `i` of both belongs to one request.
+    """
+    plastic = 1.324717957244746
+    index = np.arange(QUANTILES)
+    u = (0.5 + index / plastic) % 1.0
+    w = (0.5 + index / plastic**2) % 1.0
+    theta = SHAREGPT_FRANK_THETA
+    odds = np.expm1(-theta)
+    v = -np.log1p(w * odds / (w + (1.0 - w) * np.exp(-theta * u))) / theta
+    prompt = _beta_quantiles(0.40, 1.48, 4.0, 1020.0)[(u * QUANTILES).astype(np.int64)]
+    rows = np.clip((v * QUANTILES).astype(np.int64), 0, QUANTILES - 1)
+    output = _beta_quantiles(0.55, 2.60, 4.0, 1096.0)[rows]
+    return prompt / prompt.mean(), output / output.mean()
 
 
 def _lengths(
     mean: NDArray[np.float64],
     cv: NDArray[np.float64],
-    quantiles: NDArray[np.float64],
+    shape: NDArray[np.float64],
     adapter_of: NDArray[np.int32],
     rng: np.random.Generator,
 ) -> NDArray[np.int32]:
-    count = adapter_of.shape[0]
-    drawn = quantiles[rng.integers(0, QUANTILES, size=count, dtype=np.uint16)]
+    """Scale each request's length over the mean; replace it by a gamma draw where a cv is given."""
+    drawn = shape
     given = ~np.isnan(cv)
     if given.any():
         rows = np.flatnonzero(given[adapter_of])
@@ -164,11 +238,11 @@ def _lengths(
 
 
 def _arrivals(
-    workload: Workload, horizon_s: float, rng: np.random.Generator
+    workload: Workload, horizon_s: float, max_requests: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     poisson = workload.arrival_cv == 1.0
     rows = np.flatnonzero(poisson).astype(np.int32)
-    arrival_s, adapter_of = _poisson_arrivals(workload.rate_rps[rows], horizon_s, rng)
+    arrival_s, adapter_of = _poisson_arrivals(workload.rate_rps[rows], horizon_s, max_requests, rng)
     adapter_of = rows[adapter_of]
     if not poisson.all():
         rows = np.flatnonzero(~poisson).astype(np.int32)
@@ -177,22 +251,29 @@ def _arrivals(
         )
         arrival_s = np.concatenate((arrival_s, other_s))
         adapter_of = np.concatenate((adapter_of, rows[other_of]))
-        order = np.argsort(arrival_s, kind="stable")
+        order = np.argsort(arrival_s, kind="stable")[:max_requests]
         arrival_s, adapter_of = arrival_s[order], adapter_of[order]
     return (arrival_s * 1e9).astype(np.int64), adapter_of
 
 
 def _poisson_arrivals(
-    rate_rps: NDArray[np.float64], horizon_s: float, rng: np.random.Generator
+    rate_rps: NDArray[np.float64], horizon_s: float, max_requests: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Superpose Poisson processes: given their number, arrivals are sorted uniforms, owners iid."""
+    """Superpose Poisson processes: exponential gaps at the total rate, owners independent."""
     total = float(rate_rps.sum())
     if total == 0.0:
         return np.empty(0), np.empty(0, np.int32)
-    count = int(rng.poisson(total * horizon_s))
-    partial_sums = np.cumsum(rng.standard_exponential(count + 1))
-    arrival_s = partial_sums[:-1] * (horizon_s / partial_sums[-1])
-    counts = rng.multinomial(count, rate_rps / total)
+    arrival_s = np.empty(0)
+    last_s = 0.0
+    while last_s < horizon_s and arrival_s.shape[0] < max_requests:
+        missing = total * (horizon_s - last_s)
+        count = min(int(missing + 6.0 * missing**0.5) + 16, max_requests)
+        with np.errstate(over="ignore"):  # an infinite gap: nothing arrives
+            more_s = last_s + np.cumsum(rng.standard_exponential(count)) / total
+        arrival_s = np.concatenate((arrival_s, more_s)) if arrival_s.shape[0] else more_s
+        last_s = float(arrival_s[-1])
+    arrival_s = arrival_s[: min(int(np.searchsorted(arrival_s, horizon_s)), max_requests)]
+    counts = rng.multinomial(arrival_s.shape[0], rate_rps / total)
     adapter_of = np.repeat(np.arange(rate_rps.shape[0], dtype=np.int32), counts)
     rng.shuffle(adapter_of)
     return arrival_s, adapter_of

@@ -1,0 +1,186 @@
+"""The twin from the command line: one simulation, calibration, and the test on measured runs."""
+
+from __future__ import annotations
+
+import json as json_format
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+# Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from twin.domain import Calibration
+    from twin.measured import MeasuredRun
+
+calibrate_app = typer.Typer(
+    name="calibrate", help="Calibrations from measured tables.", no_args_is_help=True, add_completion=False
+)
+
+Measurements = Annotated[
+    Path, typer.Option("--measurements", help="Folder of measured tables.", show_default=False)
+]
+Runs = Annotated[Path, typer.Option("--runs", help="CSV of measured runs.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
+    workload: Annotated[Path, typer.Option(help="Workload JSON, as for POST /place.", show_default=False)],
+    max_loras: Annotated[int, typer.Option(help="Adapter slots.", show_default=False)],
+    calibration: Annotated[str | None, typer.Option(help="Id or file; the workload's own if absent.")] = None,
+    max_lora_rank: Annotated[int | None, typer.Option(help="The largest rank served if absent.")] = None,
+    horizon_s: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    trace: Annotated[
+        Path | None, typer.Option(help="CSV arrival_s,adapter_id,input_tokens,output_tokens to replay.")
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Simulate one GPU that serves the whole workload."""
+    from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
+    from twin.domain import ServerConfig  # noqa: PLC0415
+    from twin.simulate import simulate as run_twin  # noqa: PLC0415
+    from twin.simulate import simulate_requests  # noqa: PLC0415
+    from twin.workload import read_trace  # noqa: PLC0415
+
+    asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
+    known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
+    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank or int(asked.rank.max()))
+    if trace is None:
+        report = run_twin(asked, server, known, horizon_s=horizon_s, seed=seed)
+    else:
+        requests = read_trace(trace, asked.adapter_ids)
+        report = simulate_requests(requests, asked.rank, server, known, horizon_s=horizon_s)
+    _print(report_document(report, asked.adapter_ids), json=json)
+
+
+def validate(
+    runs: Runs,
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="Ids or files; the shipped ones if absent.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Markdown to write, with plots beside it.")] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare the twin with measured runs, one simulation a run, the one-line baseline beside it."""
+    from twin.measured import read_runs  # noqa: PLC0415
+    from twin.validate import predict_runs, summary  # noqa: PLC0415
+
+    measured = read_runs(runs)
+    known = _calibrations_for(measured, calibration)
+    predictions = predict_runs(measured, lambda run: known[run.model])
+    document = summary(predictions, measured)
+    if report is not None:
+        from twin.validation_report import write_report  # noqa: PLC0415
+
+        write_report(report, predictions, document, command=_command_line())
+    _print(document, json=json)
+
+
+@calibrate_app.command()
+def fit(
+    measurements: Measurements,
+    out: Annotated[
+        Path, typer.Option(help="JSON to write; a folder for several models.", show_default=False)
+    ],
+    model: Annotated[str | None, typer.Option(help="Base model; all in the tables if absent.")] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(help="The model's config.json, for its shapes.")
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Fit the four estimators of each base model and say how far each is from its data."""
+    from twin.calibration import calibration_to_json  # noqa: PLC0415
+    from twin.errors import InvalidInputError  # noqa: PLC0415
+    from twin.fitting.calibrate import fit_calibration, measured_models  # noqa: PLC0415
+
+    models = [model] if model else list(measured_models(measurements))
+    if len(models) > 1 and out.suffix == ".json":
+        raise InvalidInputError("out", f"must be a folder: the tables hold {', '.join(models)}")
+    shape = _shape(model_config)
+    document = {}
+    for name in models:
+        fitted = fit_calibration(
+            measurements, name, model=shape, command=_command_line(), report=_say
+        ).calibration
+        path = out if out.suffix == ".json" else out / f"{fitted.calibration_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(calibration_to_json(fitted), encoding="utf-8")
+        document[fitted.calibration_id] = {"file": str(path), "errors": dict(fitted.errors)}
+    _print(document, json=json)
+
+
+@calibrate_app.command("cross-validate")
+def cross_validate(measurements: Measurements, json: Json = False) -> None:  # noqa: FBT002
+    """Fit without each workload group in turn and validate on the group left out."""
+    from twin.fitting.calibrate import fit_calibration, measured_models, without_group  # noqa: PLC0415
+    from twin.measured import read_runs  # noqa: PLC0415
+    from twin.validate import predict_runs, summary  # noqa: PLC0415
+
+    runs = read_runs(measurements / "runs.csv")
+    left_out = {}
+    for name in measured_models(measurements):
+        fitted = fit_calibration(measurements, name, command=_command_line(), report=_say)
+        for group in sorted({run.group for run in runs if run.model == name}):
+            left_out[name, group] = without_group(fitted, group)
+    predictions = predict_runs(runs, lambda run: left_out[run.model, run.group])
+    _print(summary(predictions, runs), json=json)
+
+
+def _calibration_for(id_or_path: str | None, base_model: str, gpu_type: str) -> Calibration:
+    from twin.calibration import load_calibration, shipped_calibration_ids  # noqa: PLC0415
+    from twin.errors import UnknownCalibrationError  # noqa: PLC0415
+
+    if id_or_path is not None:
+        return load_calibration(id_or_path)
+    for calibration_id in shipped_calibration_ids():
+        if calibration_id.startswith(f"{gpu_type}/{base_model}/"):
+            return load_calibration(calibration_id)
+    raise UnknownCalibrationError(f"no calibration of {gpu_type}/{base_model} is shipped: give --calibration")
+
+
+def _calibrations_for(
+    runs: Sequence[MeasuredRun], ids_or_paths: Sequence[str] | None
+) -> dict[str, Calibration]:
+    from twin.calibration import load_calibration, shipped_calibration_ids  # noqa: PLC0415
+    from twin.errors import UnknownCalibrationError  # noqa: PLC0415
+
+    known = {c.base_model: c for c in map(load_calibration, ids_or_paths or shipped_calibration_ids())}
+    if missing := sorted({run.model for run in runs} - known.keys()):
+        raise UnknownCalibrationError(f"no calibration of {missing[0]}: give --calibration")
+    return known
+
+
+def _shape(model_config: Path | None) -> Any:
+    if model_config is None:
+        return None
+    from twin.errors import InvalidInputError  # noqa: PLC0415
+    from twin.shapes import shape_from_config  # noqa: PLC0415
+
+    try:
+        return shape_from_config(json_format.loads(model_config.read_bytes()))
+    except (OSError, json_format.JSONDecodeError) as error:
+        raise InvalidInputError("model_config", f"cannot be read: {error}") from error
+
+
+def _command_line() -> str:
+    return shlex.join(["loadmaster", *sys.argv[1:]])
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print(document: Mapping[str, Any], *, json: bool) -> None:
+    if json:
+        typer.echo(json_format.dumps(document))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.pretty import Pretty  # noqa: PLC0415
+
+    Console().print(Pretty(dict(document), expand_all=True))

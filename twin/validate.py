@@ -1,0 +1,194 @@
+"""The twin against measured runs: one simulation a run, from its configuration only."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twin.measured import BENCHMARK_CLIENT, server_of, workload_of
+from twin.memory import fits_in_memory
+from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
+from twin.simulate import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from twin.domain import Calibration, SimulationReport
+    from twin.measured import MeasuredRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a predictor says of one measured run; None where it says nothing.
+
+    Attributes
+    ----------
+    run
+        The run.
+    fits
+        Whether the server starts.
+    throughput_tok_s, itl_ms, ttft_ms, ttft_incl_unfinished_ms
+        As in `RunOutcome`; None when it does not fit or is not predicted.
+    wall_s
+        Seconds that the prediction took.
+    """
+
+    run: MeasuredRun
+    fits: bool
+    throughput_tok_s: float | None = None
+    itl_ms: float | None = None
+    ttft_ms: float | None = None
+    ttft_incl_unfinished_ms: float | None = None
+    wall_s: float = 0.0
+
+
+def simulate_run(run: MeasuredRun, calibration: Calibration, *, seed: int = 0) -> SimulationReport:
+    """Return the twin's report of a measured run, simulated from its configuration."""
+    return simulate(
+        workload_of(run, calibration, seed=seed),
+        server_of(run),
+        calibration,
+        horizon_s=run.duration_s,
+        seed=seed,
+        client=BENCHMARK_CLIENT,
+    )
+
+
+def predict_run(run: MeasuredRun, calibration: Calibration) -> Prediction:
+    """Return the twin's prediction of a measured run, timed."""
+    if not fits_in_memory(calibration, server_of(run)):
+        return Prediction(run=run, fits=False)
+    if not run.rates_rps:
+        return Prediction(run=run, fits=True)
+    start = time.perf_counter()
+    report = simulate_run(run, calibration)
+    return Prediction(
+        run=run,
+        fits=True,
+        throughput_tok_s=report.throughput_tok_s,
+        itl_ms=report.itl.mean_ms,
+        ttft_ms=report.ttft.mean_ms,
+        ttft_incl_unfinished_ms=report.ttft_incl_unfinished_ms,
+        wall_s=time.perf_counter() - start,
+    )
+
+
+def predict_runs(
+    runs: Iterable[MeasuredRun], calibration_of: Callable[[MeasuredRun], Calibration]
+) -> list[Prediction]:
+    """Return the twin's predictions, one after another on one core, after a run that compiles."""
+    predictions = []
+    for run in runs:
+        if not predictions:
+            predict_run(run, calibration_of(run))
+        predictions.append(predict_run(run, calibration_of(run)))
+    return predictions
+
+
+def baseline_predictions(runs: Sequence[MeasuredRun]) -> list[Prediction]:
+    """Return ``min(sum of rates x mean tokens, cap[max_lora_rank, max_loras])`` for each run.
+
+    The cap is the median throughput of the *other* starved runs of the same model, rank and slots.
+    """
+    return [
+        Prediction(run=run, fits=True, throughput_tok_s=min(run.ideal_tok_s, _cap(run, runs)))
+        if run.rates_rps
+        else Prediction(run=run, fits=True)
+        for run in runs
+    ]
+
+
+def _cap(run: MeasuredRun, runs: Sequence[MeasuredRun]) -> float:
+    others = [
+        other.outcome.throughput_tok_s
+        for other in runs
+        if other is not run
+        and other.outcome is not None
+        and (other.model, other.max_lora_rank, other.max_loras)
+        == (run.model, run.max_lora_rank, run.max_loras)
+        and other.is_starved(other.outcome.throughput_tok_s)
+    ]
+    return median(others) if others else float("inf")
+
+
+def figures_by_model(predictions: Iterable[Prediction]) -> dict[str, dict[str, float | int | None]]:
+    """Return the contract's figures for each base model."""
+    by_model = defaultdict(list)
+    for prediction in predictions:
+        by_model[prediction.run.model].append(prediction)
+    return {model: figures(rows) for model, rows in sorted(by_model.items())}
+
+
+def figures(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
+    """Return how far predictions are from measurements, by the contract's names.
+
+    Runs that failed count for `fits_accuracy` only, and only where memory was the reason.
+    """
+    ended = [row for row in predictions if row.run.outcome is not None and row.throughput_tok_s is not None]
+    pairs = {
+        name: _pairs(ended, name)
+        for name in ("throughput_tok_s", "itl_ms", "ttft_ms", "ttft_incl_unfinished_ms")
+    }
+    starved = [row.run.is_starved(row.throughput_tok_s or 0.0) for row in ended]
+    really_starved = [row.run.is_starved(row.run.outcome.throughput_tok_s) for row in ended]  # type: ignore[union-attr]
+    launched = [row for row in predictions if row.run.outcome is not None or row.run.failed_for_memory]
+    return {
+        "runs": len(ended),
+        "throughput_smape_half_pct": smape_half_pct(*pairs["throughput_tok_s"]),
+        "throughput_mape_pct": mape_pct(*pairs["throughput_tok_s"]),
+        "itl_smape_half_pct": smape_half_pct(*pairs["itl_ms"]),
+        "ttft_incl_unfinished_smape_half_pct": smape_half_pct(*pairs["ttft_incl_unfinished_ms"]),
+        "ttft_completed_mape_pct": mape_pct(*pairs["ttft_ms"]),
+        "starvation_accuracy": accuracy(starved, really_starved),
+        "starvation_f1": f1(starved, really_starved),
+        "fits_accuracy": accuracy(
+            [row.fits for row in launched], [not row.run.failed_for_memory for row in launched]
+        ),
+    }
+
+
+def _pairs(rows: Sequence[Prediction], name: str) -> tuple[np.ndarray, np.ndarray]:
+    def values(objects: Iterable[object]) -> np.ndarray:
+        return np.array([np.nan if (v := getattr(o, name)) is None else v for o in objects], dtype=np.float64)
+
+    return values(rows), values(row.run.outcome for row in rows)
+
+
+def validate(runs: Sequence[MeasuredRun], calibrations: Mapping[str, Calibration]) -> dict[str, object]:
+    """Return the twin's and the one-line baseline's figures on measured runs, and the twin's speed.
+
+    Parameters
+    ----------
+    runs
+        Measured runs; they never teach.
+    calibrations
+        By base model.
+
+    Returns
+    -------
+    ``{"by_model", "speedup_median", "speedup_min", "baseline": {"by_model"}}``; speed in simulated
+    seconds a wall second.
+    """
+    predictions = predict_runs(runs, lambda run: calibrations[run.model])
+    return summary(predictions, runs)
+
+
+def summary(predictions: Sequence[Prediction], runs: Sequence[MeasuredRun]) -> dict[str, object]:
+    """Return the document that `validate` prints, from predictions already made."""
+    speeds = [row.run.duration_s / row.wall_s for row in predictions if row.wall_s > 0]
+    return {
+        "by_model": figures_by_model(predictions),
+        "speedup_median": float(np.median(speeds)) if speeds else None,
+        "speedup_min": float(np.min(speeds)) if speeds else None,
+        "baseline": {"by_model": _without_memory(figures_by_model(baseline_predictions(runs)))},
+    }
+
+
+def _without_memory(by_model: dict[str, dict[str, float | int | None]]) -> dict[str, object]:
+    """The baseline says nothing about memory."""
+    return {model: rows | {"fits_accuracy": None} for model, rows in by_model.items()}

@@ -1,0 +1,121 @@
+"""The validation of the twin as a page: tables, scatter plots, and the runs it predicts worst."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from twin.validate import Prediction
+
+NUM_WORST = 10
+
+QUANTITIES = (
+    ("throughput_tok_s", "throughput, tok/s"),
+    ("itl_ms", "mean ITL, ms"),
+    ("ttft_incl_unfinished_ms", "TTFT incl. unfinished, ms"),
+)
+
+
+def write_report(
+    path: Path, predictions: Sequence[Prediction], document: Mapping[str, Any], *, command: str
+) -> None:
+    """Write Markdown to `path` and one SVG for each base model beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    models = list(document["by_model"])
+    lines = ["# The twin against measured runs", "", f"Printed by `{command}`.", ""]
+    lines += _figures_table("twin", document["by_model"])
+    lines += _figures_table("one-line baseline", document["baseline"]["by_model"])
+    lines += [
+        (
+            f"Speed: {document['speedup_median']:,.0f} simulated seconds a wall second at the median, "
+            f"{document['speedup_min']:,.0f} at the least, one core, drawing of requests included."
+        ),
+        "",
+    ]
+    for model in models:
+        rows = [row for row in predictions if row.run.model == model and _ended(row)]
+        image = path.with_name(f"{path.stem}-{model}.svg")
+        _scatter(rows, model).savefig(image)
+        lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
+        lines += _regimes_table(rows) + _worst_table(rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _ended(row: Prediction) -> bool:
+    return row.run.outcome is not None and row.throughput_tok_s is not None
+
+
+def _error(row: Prediction) -> float:
+    assert row.run.outcome is not None
+    assert row.throughput_tok_s is not None
+    measured = row.run.outcome.throughput_tok_s
+    return (row.throughput_tok_s - measured) / (row.throughput_tok_s + measured)
+
+
+def _figures_table(title: str, by_model: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = list(next(iter(by_model.values())))
+    lines = [f"| {title} | " + " | ".join(by_model) + " |", "|---" * (len(by_model) + 1) + "|"]
+    for name in names:
+        values = " | ".join(_text(rows[name]) for rows in by_model.values())
+        lines.append(f"| {name} | {values} |")
+    return [*lines, ""]
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _regimes_table(rows: Sequence[Prediction]) -> list[str]:
+    """Return the throughput error of starved and other runs, by slots."""
+    lines = ["| regime | runs | throughput_smape_half_pct | mean signed, % |", "|---|---|---|---|"]
+    for starved in (False, True):
+        regime = [row for row in rows if row.run.is_starved(row.run.outcome.throughput_tok_s) is starved]  # type: ignore[union-attr]
+        for slots in sorted({row.run.max_loras for row in regime}):
+            errors = np.array([_error(row) for row in regime if row.run.max_loras == slots])
+            name = f"{'starved' if starved else 'not starved'}, max_loras {slots}"
+            lines.append(
+                f"| {name} | {errors.size} | {100 * np.abs(errors).mean():.2f} | {100 * errors.mean():+.2f} |"
+            )
+    return [*lines, ""]
+
+
+def _worst_table(rows: Sequence[Prediction]) -> list[str]:
+    lines = [f"The {NUM_WORST} runs predicted worst:", ""]
+    lines += [
+        "| run | predicted tok/s | measured tok/s | predicted ITL ms | measured ITL ms |",
+        "|---" * 5 + "|",
+    ]
+    for row in sorted(rows, key=lambda row: -abs(_error(row)))[:NUM_WORST]:
+        assert row.run.outcome is not None
+        cells = (
+            row.run.run_id,
+            f"{row.throughput_tok_s:,.0f}",
+            f"{row.run.outcome.throughput_tok_s:,.0f}",
+            f"{row.itl_ms:.1f}",
+            f"{row.run.outcome.itl_ms:.1f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _scatter(rows: Sequence[Prediction], model: str) -> Figure:
+    mpl.rcParams["svg.hashsalt"] = "loadmaster"
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
+        measured = np.array([getattr(row.run.outcome, name) for row in rows], dtype=float)
+        predicted = np.array([getattr(row, name) for row in rows], dtype=float)
+        axes.loglog(measured, predicted, ".", markersize=4, alpha=0.6)
+        finite = measured[np.isfinite(measured)]
+        axes.plot([finite.min(), finite.max()], [finite.min(), finite.max()], "k-", linewidth=0.8)
+        axes.set(xlabel=f"measured {label}", ylabel=f"predicted {label}")
+    figure.suptitle(model)
+    return figure
