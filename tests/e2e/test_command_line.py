@@ -3,27 +3,53 @@
 import json
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
+from service.cli import run_command_line
 from service.schemas import PlanSchema
 from tests.support.service_process import ROOT, clean_environment
 from tests.support.workload_documents import adapter_document, workload_document
 
+COMMANDS = (
+    "serve",
+    "worker",
+    "place",
+    "simulate",
+    "validate",
+    "calibrate",
+    "dataset",
+    "train",
+    "evaluate",
+    "bench",
+    "openapi",
+)
 
-def loadmaster(*arguments, stdin=None):
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def loadmaster(capfd):
+    """Run a command line in this process: starting Python each time would take longer than all else."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        status = run_command_line([str(argument) for argument in arguments])
+        return Done(status, *capfd.readouterr())
+
+    return run
+
+
+def loadmaster_process(*arguments):
     return subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error::DeprecationWarning:service",
-            "-m",
-            "service.cli",
-            *map(str, arguments),
-        ],
+        [sys.executable, "-m", "service.cli", *map(str, arguments)],
         cwd=ROOT,
         env=clean_environment(),
-        input=stdin,
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,14 +64,14 @@ def workload_file(tmp_path):
     return path
 
 
-def test_place_prints_the_answer_of_the_service(workload_file):
+def test_place_prints_the_answer_of_the_service(loadmaster, workload_file):
     done = loadmaster("place", "--workload", workload_file, "--json")
     assert done.returncode == 0, done.stderr
     plan = PlanSchema.model_validate_json(done.stdout)
     assert sorted(name for gpu in plan.gpus for name in gpu.adapters) == [f"adapter-{n}" for n in range(6)]
 
 
-def test_place_without_json_prints_a_table(workload_file):
+def test_place_without_json_prints_a_table(loadmaster, workload_file):
     done = loadmaster("place", "--workload", workload_file)
     assert done.returncode == 0
     assert "lower bound" in done.stdout
@@ -59,8 +85,10 @@ def test_place_without_json_prints_a_table(workload_file):
         (json.dumps(workload_document(base_model="gpt-5")), "base_model"),
     ],
 )
-def test_a_bad_workload_exits_2_and_names_the_field(document, reason):
-    done = loadmaster("place", "--workload", "-", stdin=document)
+def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, document, reason):
+    path = tmp_path / "bad.json"
+    path.write_text(document)
+    done = loadmaster("place", "--workload", path)
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
@@ -72,23 +100,42 @@ def test_a_bad_workload_exits_2_and_names_the_field(document, reason):
     [
         ["place"],
         ["place", "--workload", "/nowhere/w.json"],
-        ["serve", "--port", "70000"],
-        ["serve", "--host", "256.0.0.1", "--port", "0"],
         ["bench", "nothing"],
+        ["bench", "place", "--family", "nothing"],
+        ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
+        ["validate", "--runs", "/nowhere/runs.csv"],
+        ["evaluate", "--runs", "/nowhere/runs.csv"],
         ["no-such-command"],
     ],
 )
-def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(arguments):
+def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster, arguments):
     done = loadmaster(*arguments)
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_command():
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--host", "256.0.0.1", "--port", "0"]])
+def test_a_service_that_cannot_start_exits_2_with_the_reason(arguments):
+    done = loadmaster_process("serve", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("loadmaster: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_simulate_reports_one_server_in_the_twin(loadmaster, workload_file):
+    arguments = ("simulate", "--workload", workload_file, "--max-loras", "4", "--horizon-s", "60", "--json")
+    done = loadmaster(*arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["num_requests_completed"] <= report["num_requests_sent"]
+    assert loadmaster(*arguments).stdout == done.stdout
+
+
+def test_help_names_every_command(loadmaster):
     done = loadmaster("--help")
     assert done.returncode == 0
-    for command in ("serve", "worker", "place", "bench", "openapi"):
+    for command in COMMANDS:
         assert command in done.stdout
 
 

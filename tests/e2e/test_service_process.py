@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
+import redis
 
+from service.process import stop
+from service.storage.embedded import start_store, store_url
 from tests.support.service_process import ROOT, ServiceProcess, clean_environment, is_running
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 
-JOB_S = 60.0
-RECOVERY_S = 90.0
+JOB_S = 120.0
+RECOVERY_S = 120.0
 LONG_RUN = {
     "workload": workload_document(adapters=[adapter_document(n, rate_rps=0.5) for n in range(12)]),
     "max_loras": 8,
@@ -21,24 +25,31 @@ LONG_RUN = {
 """Seconds of work for the twin: time enough to be killed in."""
 
 
-def run_service(data_dir):
-    process = ServiceProcess(data_dir)
+@contextmanager
+def run_service(data_dir, **environment):
+    """Run a service; at the end SIGTERM must end every process of it in order."""
+    process = ServiceProcess(data_dir, **environment)
     try:
         yield process.start()
+        family = process.descendants()
     finally:
-        process.stop()
+        status = process.stop()
+    assert status == 0
+    assert not any(map(is_running, family))
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """One that must outlive whatever a test does to its children."""
-    yield from run_service(tmp_path_factory.mktemp("shared") / "data")
+    with run_service(tmp_path_factory.mktemp("shared") / "data") as process:
+        yield process
 
 
 @pytest.fixture
 def mortal_service(tmp_path):
     """One that a test may kill."""
-    yield from run_service(tmp_path / "data")
+    with run_service(tmp_path / "data") as process:
+        yield process
 
 
 def job_of(service, location):
@@ -115,10 +126,17 @@ def test_a_killed_store_is_started_again_with_what_it_acknowledged(service):
     wait_for_state(service, later, ("finished",), JOB_S)
 
 
-def test_sigterm_ends_every_process_in_order(mortal_service):
-    family = [mortal_service.process.pid, *mortal_service.descendants()]
-    assert mortal_service.stop() == 0
-    assert not any(map(is_running, family))
+def test_a_store_that_is_given_is_used_and_left_running(tmp_path):
+    given = start_store(tmp_path / "given")
+    url = store_url(tmp_path / "given")
+    with run_service(tmp_path / "data", LOADMASTER_REDIS_URL=url) as service:
+        location = submit(service, simulation_document())
+        wait_for_state(service, location, ("finished",), JOB_S)
+        assert not service.data_dir.joinpath("store").exists()
+    assert given.poll() is None
+    with redis.Redis.from_url(url) as client:
+        assert client.exists(f"rq:job:{location.rpartition('/')[2]}")
+    stop(given, 20)
 
 
 def test_a_second_service_on_the_same_data_directory_is_refused(service):
