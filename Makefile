@@ -40,7 +40,7 @@ format: $(STAMP) ## Apply the style
 	"$(BIN)/ruff" format .
 
 bench: $(STAMP) ## Speed and quality figures of this machine, as JSON
-	@for part in twin surrogate place http; do echo "== $$part"; "$(BIN)/python" -m service.cli bench $$part; done
+	"$(BIN)/python" -m service.cli bench
 
 openapi: $(STAMP) ## Write openapi/openapi.json
 	"$(BIN)/python" -m service.cli openapi

@@ -66,7 +66,7 @@ class BenchPart(StrEnum):
 
 
 def bench(
-    part: Annotated[BenchPart, typer.Argument(help="What to measure.")],
+    part: Annotated[BenchPart | None, typer.Argument(help="What to measure; all of it if not given.")] = None,
     family: Annotated[str, typer.Option(help="Instance family of `bench place`, or all.")] = "all",
     seed: Annotated[int, typer.Option(help="Seed of `bench place`.")] = 0,
     url: Annotated[
@@ -77,7 +77,10 @@ def bench(
     """Measure speed (and for `place` quality) on this machine and print the figures as JSON."""
     import orjson  # noqa: PLC0415
 
-    figures = _measure(part, family, seed, url)
+    if part is None:
+        figures = {str(each): _measure(each, family, seed, url) for each in BenchPart}
+    else:
+        figures = _measure(part, family, seed, url)
     options = 0 if json else orjson.OPT_INDENT_2
     sys.stdout.buffer.write(orjson.dumps(figures, option=options | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
 
