@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.features import FEATURE_NAMES, aggregate, features_of
-from placer import limits
 from placer.bounds import workload_utilisation
 from placer.packing import VARIANTS, build_tables, place, run
 from tests.support.packing_oracle import Oracle, fewest_gpus
@@ -204,16 +203,17 @@ def test_a_starvation_tree_that_always_says_yes_is_not_believed_alone(changes, r
 
 
 def test_adapters_of_a_high_rank_are_kept_together_where_mixing_costs_a_gpu():
-    ranks = [32] * 6 + [8] * 60
+    ranks = ([8] * 10 + [32]) * 12
     calibration = make_calibration(memory=MemoryLaw(pool_bytes=24e9))
     tree = threshold_tree("slots_over_count", [0.99], [0.9, 0.01])
     surrogate = make_surrogate(calibration, tree)
     problem = make_problem(make_workload(ranks, 0.01), surrogate, calibration=calibration)
     placement = place(problem)
     check_laws(problem, placement)
-    by_rank = {rank: limits.max_loras_ladders(problem)[index].max() for index, rank in enumerate((8, 16, 32))}
-    assert by_rank[32] < len(ranks) <= by_rank[8] + by_rank[32]
-    assert placement.num_gpus == 2
+    by_variant = {
+        variant.name: run(problem, build_tables(problem), variant).quality[1] for variant in VARIANTS
+    }
+    assert placement.num_gpus == min(by_variant.values()) < by_variant["rank-mixed"]
 
 
 @pytest.mark.parametrize(
