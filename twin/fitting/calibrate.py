@@ -40,6 +40,9 @@ START = StepLaw(
 )
 """Where the matching starts; any law of this size ends in the same place."""
 
+MATCHING_ROUNDS = (4, 3)
+"""Simulations of every run before each solution of the step law."""
+
 FIRST_USE_MS = (0.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0)
 """Candidates for the API server's time for an adapter's first request."""
 
@@ -101,11 +104,11 @@ def fit_calibration(
         generated_over_requested=_generated_over_requested(directory, base_model),
         max_known_rank=memory.max_known_rank,
     )
-    for stage in (1, 2):
-        matched = match_runs(runs, calibration, threads=threads)
+    for rounds in MATCHING_ROUNDS:
+        matched = match_runs(runs, calibration, threads=threads, rounds=rounds)
         step = solve(matched)
         calibration = replace(calibration, step=step.law)
-        report(f"{base_model}: step, pass {stage}: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
+        report(f"{base_model}: step, {rounds} rounds: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
     calibration = replace(calibration, load=_fit_first_use(runs, calibration, report))
     errors = {
         "memory.kv_tokens_mape_pct": memory.fitted.error_pct,

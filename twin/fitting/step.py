@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from twin.domain import Calibration, SimulationReport
     from twin.measured import MeasuredRun
 
-MATCHING_ROUNDS = 4
 MATCHING_DAMPING = 0.6
 """Near saturation ITL answers a change of the law more than twofold: full steps would overshoot."""
 
@@ -79,7 +78,7 @@ def match_runs(
     calibration: Calibration,
     *,
     threads: int,
-    rounds: int = MATCHING_ROUNDS,
+    rounds: int,
 ) -> list[MatchedRun]:
     """Return the runs that have an ITL with the states of their servers, by `rounds` of simulation."""
     usable = [run for run in runs if run.outcome is not None and run.outcome.itl_ms > 0]
