@@ -70,7 +70,7 @@ class FleetService:
         self._store_pool = store_pool
         self._turn = asyncio.Lock()
         self._current: PlanInForce | None = None
-        self._store_was_up = True
+        self._store_up: bool | None = None
 
     async def put_workload(self, document: bytes) -> bytes:
         """Put a workload in force and return its plan's answer, once the store has it."""
@@ -183,7 +183,12 @@ class FleetService:
         if self._current is not None:
             PLAN_AGE.set(time.monotonic() - self._current.confirmed_at_s)
 
+    @property
+    def store_up(self) -> bool | None:
+        """Whether the store answered the last refresh; None before the first."""
+        return self._store_up
+
     def _note_store(self, *, up: bool) -> None:
-        if up != self._store_was_up:
+        if up != self._store_up and not (up and self._store_up is None):
             log.warning("store_is_back" if up else "store_is_down")
-        self._store_was_up = up
+        self._store_up = up

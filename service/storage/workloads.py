@@ -46,11 +46,6 @@ class WorkloadStore:
         assert isinstance(document, bytes), "version and document are written together, as bytes"
         return StoredWorkload(version=_text(version) or "", document=document)
 
-    def ping(self) -> None:
-        """Raise `StoreUnavailableError` where the store does not answer."""
-        with store_call():
-            self._client.ping()
-
 
 def _text(value: object) -> str | None:
     return value.decode() if isinstance(value, bytes) else None
