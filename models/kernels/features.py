@@ -19,10 +19,10 @@ from twin.kernels.memory import kv_tokens_kernel
 DEFAULT_INPUT_CV = 1.113
 """Coefficient of variation of ShareGPT's prompts (4 + 1020 x Beta(0.40, 1.48)): where none is given."""
 
-DEFAULT_OUTPUT_CV = 1.045
-"""Coefficient of variation of ShareGPT's answers (4 + 1096 x Beta(0.55, 2.60)): where none is given."""
+DEFAULT_OUTPUT_CV = 1.071
+"""Coefficient of variation of ShareGPT's answers, tail included: where none is given."""
 
-SHAREGPT_MEAN_PRODUCT = 0.66
+SHAREGPT_MEAN_PRODUCT = 0.656
 """E[in out] / (E[in] E[out]) of ShareGPT: long prompts get short answers. One where a cv is given."""
 
 # Sums and maxima over adapters.

@@ -6,13 +6,13 @@ active adapters come from the exact sum, the batch from bisection.
 
 import math
 
+from models.kernels.features import DEFAULT_INPUT_CV, DEFAULT_OUTPUT_CV, SHAREGPT_MEAN_PRODUCT
 from twin.domain import ServerConfig
 from twin.kernels.latency import scheduler_us, step_ms
 from twin.latency import scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens
 
-SHAREGPT_CV = (1.113, 1.045)
-SHAREGPT_MEAN_PRODUCT = 0.66
+SHAREGPT_CV = (DEFAULT_INPUT_CV, DEFAULT_OUTPUT_CV)
 
 
 class Oracle:

@@ -50,7 +50,7 @@ def test_every_feature_is_its_formula(workload, max_loras, max_lora_rank):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         tolerance = TOLERANCES.get(name, 0.02)
-        assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-5), name
+        assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-4), name
 
 
 @settings(deadline=None, max_examples=60)
