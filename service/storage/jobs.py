@@ -29,7 +29,6 @@ TWIN_QUEUE = "twin"
 INDEX_KEY = "loadmaster:jobs"
 INDEX_LENGTH = 10_000
 LOCK_S = 30
-LOST_AFTER = timedelta(seconds=15)
 
 JobState = Literal["queued", "started", "finished", "failed"]
 
@@ -42,21 +41,25 @@ _STATES: Mapping[JobStatus, JobState] = {
 }
 
 
-class ImpatientIntermediateQueue(IntermediateQueue):
-    """RQ's queue of jobs in transit, given back sooner when the worker that took one is gone."""
+class TransitQueue(IntermediateQueue):
+    """RQ's queue of jobs on their way to a worker, given back sooner when that worker is gone."""
+
+    lost_after: timedelta
 
     def should_be_cleaned_up(self, job_id: str) -> bool:
-        """Tell whether a job was seen in transit, by no living worker, for `LOST_AFTER`."""
+        """Tell whether a job was seen here, with no worker that runs it, for `lost_after`."""
         first_seen = self.get_first_seen(job_id)
-        return first_seen is not None and now() - first_seen > LOST_AFTER
+        return first_seen is not None and now() - first_seen > self.lost_after
 
 
 class TwinQueue(Queue):
     """RQ's queue with limits that recover from a killed worker in seconds.
 
     RQ holds its maintenance lock for 15 minutes: a worker killed with the lock would stop all
-    recovery for that long.
+    recovery for that long. And it leaves a job that was taken but not begun for over a minute.
     """
+
+    lost_after_s = 20
 
     def acquire_maintenance_lock(self) -> bool:
         """Take the lock for `LOCK_S`; False where another worker has it."""
@@ -64,8 +67,10 @@ class TwinQueue(Queue):
 
     @property
     def intermediate_queue(self) -> IntermediateQueue:
-        """Return the jobs in transit to a worker."""
-        return ImpatientIntermediateQueue(self.key, connection=self.connection)
+        """Return the jobs on their way to a worker."""
+        transit = TransitQueue(self.key, connection=self.connection)
+        transit.lost_after = timedelta(seconds=self.lost_after_s)
+        return transit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +87,11 @@ class JobRecord:
     error: str | None
 
 
-def twin_queue(client: redis.Redis) -> TwinQueue:
+def twin_queue(client: redis.Redis, settings: Settings) -> TwinQueue:
     """Return the queue of twin runs."""
-    return TwinQueue(TWIN_QUEUE, connection=client, serializer=JSONSerializer)
+    queue = TwinQueue(TWIN_QUEUE, connection=client, serializer=JSONSerializer)
+    queue.lost_after_s = settings.job_heartbeat_s
+    return queue
 
 
 class JobStore:
@@ -93,7 +100,7 @@ class JobStore:
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
-        self._queue = twin_queue(client)
+        self._queue = twin_queue(client, settings)
 
     def submit(self, *, job_id: str, kind: str, function: str, payload: Mapping[str, Any]) -> JobRecord:
         """Queue a job, once for each `job_id`: one that is known is returned as it stands.

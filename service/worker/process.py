@@ -78,7 +78,7 @@ def run_worker(settings: Settings) -> None:
 def _make_worker(settings: Settings) -> TwinWorker:
     client = connect(settings)
     worker = TwinWorker(
-        [twin_queue(client)],
+        [twin_queue(client, settings)],
         name=f"{TWIN_QUEUE}-{os.uname().nodename}-{os.getpid()}-{time.time_ns()}",
         connection=client,
         serializer=JSONSerializer,

@@ -1,0 +1,61 @@
+"""Jobs that a worker took and never finished."""
+
+import os
+import sys
+
+import orjson
+import pytest
+
+from service.process import spawn_tethered, stop
+from service.services.catalog import load_catalog
+from service.services.simulation import SimulationService
+from service.settings import Settings
+from service.storage.connection import connect
+from service.storage.embedded import start_store, store_url
+from service.storage.jobs import JobStore, twin_queue
+from tests.support.service_process import FAST_RECOVERY, ROOT, clean_environment
+from tests.support.waiting import wait_until
+from tests.support.workload_documents import LLAMA_CALIBRATION, simulation_document
+
+
+@pytest.fixture
+def settings(tmp_path):
+    store = start_store(tmp_path / "store")
+    yield Settings(data_dir=tmp_path, redis_url=store_url(tmp_path / "store"))
+    stop(store, 20)
+
+
+@pytest.fixture
+def run_worker(settings):
+    workers = []
+
+    def run():
+        environment = clean_environment(
+            **FAST_RECOVERY,
+            LOADMASTER_REDIS_URL=settings.redis_url,
+            PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        )
+        workers.append(spawn_tethered([sys.executable, "-m", "service.cli", "worker"], env=environment))
+
+    yield run
+    for worker in workers:
+        stop(worker, 20)
+
+
+def test_a_job_whose_worker_died_before_it_began_is_run_by_another(settings, run_worker):
+    client = connect(settings)
+    service = SimulationService(load_catalog(), JobStore(client, settings), settings)
+    jobs = [service.submit(encoded(seed)).job_id for seed in (1, 2, 3)]
+    queue = twin_queue(client, settings)
+    for _ in jobs[:2]:  # two are taken from the queue by a worker that dies
+        client.lmove(queue.key, queue.intermediate_queue_key, "LEFT", "RIGHT")
+    client.zadd(queue.started_job_registry.key, {f"{jobs[1]}:gone": 1})  # the second a moment later
+    client.set(queue.registry_cleaning_key, 1, ex=2)  # and a third worker died cleaning up
+    run_worker()
+    for job_id in jobs:
+        wait_until(lambda job_id=job_id: service.get(job_id).state == "finished", timeout_s=60, what=job_id)
+    client.close()
+
+
+def encoded(seed):
+    return orjson.dumps(simulation_document(seed=seed, calibration_id=LLAMA_CALIBRATION))
