@@ -1,0 +1,204 @@
+"""Fits: from data that a known law made, they find that law, and refuse data that cannot tell it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.measured_tables import RUN, SHARED_RUNS, needs_measured_runs, write_table
+from tests.support.twin_cases import HAS_JIT, STEP, calibration
+from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.errors import InvalidInputError, UnidentifiableError
+from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
+from twin.fitting.step import MatchedRun, match_runs, solve
+from twin.latency import STEP_TERMS, step_coefficients
+from twin.measured import read_runs
+from twin.memory import kv_tokens
+from twin.shapes import KNOWN_SHAPES, shape_from_config
+from twin.validate import simulate_run
+
+MODEL = "llama-3.1-8b-instruct"
+
+
+# --- Mem_max.
+
+
+def launches(known, slots=(8, 64, 128), ranks=(8, 16)):
+    return [
+        {
+            "model": MODEL,
+            "max_loras": max_loras,
+            "max_lora_rank": rank,
+            "kv_tokens": tokens if (tokens := kv_tokens(known, max_loras, rank)) >= 131072 else "",
+            "error": "" if tokens >= 131072 else "kv_smaller_than_max_len",
+        }
+        for max_loras in slots
+        for rank in ranks
+    ]
+
+
+def test_the_memory_pool_is_found_again_from_launches(tmp_path):
+    known = load_calibration(shipped_calibration_ids()[0])
+    write_table(tmp_path / "memory_kv.csv", launches(known, slots=(8, 64, 128, 400)))
+    fit = fit_memory(tmp_path, MODEL, known.model)
+    block_bytes = 16 * 131072
+    assert abs(fit.fitted.law.pool_bytes - known.memory.pool_bytes) <= block_bytes
+    assert fit.verdict_accuracy == 1
+    assert fit.max_known_rank == 16
+
+
+def test_too_few_launches_cannot_tell_the_pool(tmp_path):
+    known = load_calibration(shipped_calibration_ids()[0])
+    write_table(tmp_path / "memory_kv.csv", launches(known)[:2])
+    with pytest.raises(UnidentifiableError, match=r"memory\.pool_bytes"):
+        fit_memory(tmp_path, MODEL, known.model)
+
+
+# --- Lat_load.
+
+
+def loads(law):
+    for rank, top in ((8, 8), (8, 16), (16, 16), (8, 32), (16, 32), (32, 32)):
+        cpu_ms = law.cpu_ms + law.cpu_padding_ms * (rank < top)
+        disk_ms = cpu_ms + law.disk_ms + law.disk_rank_ms * rank
+        for source, median_ms in (("cpu", cpu_ms), ("disk", disk_ms)):
+            yield {
+                "model": MODEL,
+                "adapter_rank": rank,
+                "max_lora_rank": top,
+                "source": source,
+                "median_ms": median_ms,
+            }
+
+
+def test_the_load_law_is_found_again_from_its_own_times(tmp_path):
+    known = calibration().load
+    write_table(tmp_path / "load_times.csv", loads(known))
+    fitted = fit_load(tmp_path, MODEL)
+    for name in ("cpu_ms", "cpu_padding_ms", "disk_ms", "disk_rank_ms"):
+        assert getattr(fitted.law, name) == pytest.approx(getattr(known, name), abs=1e-9)
+    assert fitted.error_pct == pytest.approx(0, abs=1e-9)
+
+
+def test_loads_of_one_rank_cannot_tell_the_padding(tmp_path):
+    write_table(tmp_path / "load_times.csv", list(loads(calibration().load))[:2])
+    with pytest.raises(UnidentifiableError, match=r"load\.cpu_padding_ms"):
+        fit_load(tmp_path, MODEL)
+
+
+# --- Lat_sched.
+
+
+def scheduler_runs(law, in_batch_share):
+    for running in (10, 100, 400):
+        for waiting in (0, 500, 5000):
+            us = law.base_us + law.running_us * running + law.scanned_us * waiting
+            yield {
+                "gpu_loras": 16,
+                "cpu_loras": 64,
+                "avg_batch_size": running,
+                "avg_waiting_queue": waiting,
+                "sched_ms_per_step": us / 1e3,
+                "mean_loras_by_batch": 16 * in_batch_share,
+            }
+
+
+def test_the_scheduler_law_is_found_again_from_runs_that_slots_bind(tmp_path):
+    known = calibration().scheduler
+    write_table(tmp_path / "scheduler_time.csv", scheduler_runs(known, in_batch_share=1.0))
+    fitted = fit_scheduler(tmp_path).law
+    assert (fitted.base_us, fitted.running_us, fitted.scanned_us) == pytest.approx(
+        (known.base_us, known.running_us, known.scanned_us)
+    )
+
+
+def test_runs_that_memory_binds_cannot_tell_the_cost_of_the_scan(tmp_path):
+    write_table(tmp_path / "scheduler_time.csv", scheduler_runs(calibration().scheduler, in_batch_share=0.3))
+    with pytest.raises(UnidentifiableError, match=r"scheduler\.scanned_us"):
+        fit_scheduler(tmp_path)
+
+
+# --- Lat_model.
+
+
+def matched_runs(law, tmp_path, *, count=60, outliers=0):
+    (run,) = read_runs(write_table(tmp_path / "runs.csv", [RUN]))
+    rng = np.random.default_rng(0)
+    regressors = rng.uniform(0.1, 50.0, size=(count, len(STEP_TERMS)))
+    regressors[:, 0] = 1.0
+    itl_ms = regressors @ step_coefficients(law)
+    itl_ms[:outliers] *= 2.0
+    return [
+        MatchedRun(run=run, regressors=row, rest_ms=0.5, itl_ms=itl + 0.5, factor=1.0, error=0.0)
+        for row, itl in zip(regressors, itl_ms, strict=True)
+    ]
+
+
+def test_the_step_law_is_found_again_from_the_states_it_made(tmp_path):
+    fitted = solve(matched_runs(STEP, tmp_path))
+    assert step_coefficients(fitted.law) == pytest.approx(step_coefficients(STEP), rel=1e-6)
+    assert fitted.error_pct == pytest.approx(0, abs=1e-6)
+
+
+def test_a_few_wild_runs_do_not_move_the_step_law_much(tmp_path):
+    fitted = solve(matched_runs(STEP, tmp_path, count=200, outliers=4))
+    assert fitted.law.base_ms == pytest.approx(STEP.base_ms, rel=0.2)
+
+
+def test_a_term_that_no_run_shows_is_named(tmp_path):
+    hidden = STEP_TERMS.index("adapter_rank_ms")
+    runs = matched_runs(STEP, tmp_path)
+    blind = [replace(run, regressors=np.where(np.arange(9) == hidden, 0.0, run.regressors)) for run in runs]
+    with pytest.raises(UnidentifiableError, match=r"step\.adapter_rank_ms"):
+        solve(blind)
+
+
+def test_a_handful_of_runs_cannot_tell_the_step_law(tmp_path):
+    with pytest.raises(UnidentifiableError, match="needs 30 runs"):
+        solve(matched_runs(STEP, tmp_path)[:29])
+
+
+@pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
+def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path):
+    known = load_calibration(shipped_calibration_ids()[0])
+    row = RUN | {"adapter_rate_counts": "0.2x12", "adapters": "12", "max_loras": "12", "duration_s": "600"}
+    (run,) = read_runs(write_table(tmp_path / "runs.csv", [row]))
+    slower = replace(known, step=replace(known.step, **{n: 1.3 * getattr(known.step, n) for n in STEP_TERMS}))
+    itl_ms = simulate_run(run, slower).itl.mean_ms
+    measured = replace(run, outcome=replace(run.outcome, itl_ms=itl_ms))
+    (matched,) = match_runs([measured], known, threads=1, rounds=8)
+    assert matched.factor == pytest.approx(1.3, rel=0.01)
+    assert matched.error < 0.01
+
+
+# --- Model shapes.
+
+
+def test_shapes_are_read_from_a_configuration():
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
+    assert shape_from_config(config) == KNOWN_SHAPES[MODEL]
+    del config["vocab_size"]
+    with pytest.raises(InvalidInputError) as refused:
+        shape_from_config(config)
+    assert refused.value.field == "config.vocab_size"
+
+
+# --- The shipped calibrations, where the measurements are at hand.
+
+
+@needs_measured_runs
+@pytest.mark.parametrize("calibration_id", shipped_calibration_ids())
+def test_the_shipped_memory_law_agrees_with_every_launch(calibration_id):
+    known = load_calibration(calibration_id)
+    fit = fit_memory(SHARED_RUNS, known.base_model, known.model)
+    assert fit.fitted.law == known.memory
+    assert fit.verdict_accuracy == 1

@@ -1,0 +1,101 @@
+"""Validation: figures by their definitions, one simulation a run, from its configuration only."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.measured_tables import RUN, SHARED_RUNS, needs_measured_runs, write_table
+from tests.support.twin_cases import HAS_JIT
+from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.measured import read_runs
+from twin.validate import Prediction, baseline_predictions, figures, predict_run, predict_runs, summary
+
+CONTRACT_FIGURES = {
+    "runs",
+    "throughput_smape_half_pct",
+    "throughput_mape_pct",
+    "itl_smape_half_pct",
+    "ttft_incl_unfinished_smape_half_pct",
+    "ttft_completed_mape_pct",
+    "starvation_accuracy",
+    "starvation_f1",
+    "fits_accuracy",
+}
+
+
+def runs(tmp_path, *changes):
+    rows = [RUN | {"run_id": f"r{row}"} | change for row, change in enumerate(changes)]
+    return read_runs(write_table(tmp_path / "runs.csv", rows))
+
+
+def test_a_prediction_equal_to_the_outcome_has_no_error(tmp_path):
+    (run,) = runs(tmp_path, {})
+    exact = Prediction(
+        run=run,
+        fits=True,
+        throughput_tok_s=250.0,
+        itl_ms=20.0,
+        ttft_ms=50.0,
+        ttft_incl_unfinished_ms=900.0,
+    )
+    made = figures([exact])
+    assert set(made) == CONTRACT_FIGURES
+    assert made["throughput_smape_half_pct"] == made["itl_smape_half_pct"] == 0
+    assert made["ttft_incl_unfinished_smape_half_pct"] == made["ttft_completed_mape_pct"] == 0
+    assert made["starvation_accuracy"] == made["fits_accuracy"] == 1
+
+
+def test_starvation_is_judged_by_what_the_client_meant_to_send(tmp_path):
+    healthy, starved = runs(tmp_path, {"tot_tok_s": "250"}, {"tot_tok_s": "200"})
+    wrong = [
+        Prediction(run=healthy, fits=True, throughput_tok_s=200.0),
+        Prediction(run=starved, fits=True, throughput_tok_s=200.0),
+    ]
+    assert figures(wrong)["starvation_accuracy"] == 0.5
+    assert figures(wrong)["starvation_f1"] == pytest.approx(2 / 3)
+
+
+def test_failures_of_the_infrastructure_do_not_count_for_memory(tmp_path):
+    failed = {"failed": "True", "tot_tok_s": "", "adapter_rate_counts": ""}
+    memory, port = runs(tmp_path, failed | {"error": "oom_torch"}, failed | {"error": "port_bind"})
+    predictions = [Prediction(run=memory, fits=False), Prediction(run=port, fits=False)]
+    assert figures(predictions)["fits_accuracy"] == 1
+    assert figures(predictions)["runs"] == 0
+
+
+def test_the_baseline_never_uses_the_run_it_predicts(tmp_path):
+    alone, first, second = runs(
+        tmp_path,
+        {"max_loras": "3", "tot_tok_s": "1"},
+        {"tot_tok_s": "100"},
+        {"tot_tok_s": "120"},
+    )
+    predictions = baseline_predictions([alone, first, second])
+    assert [row.throughput_tok_s for row in predictions] == pytest.approx([alone.ideal_tok_s, 120.0, 100.0])
+
+
+def test_what_came_out_of_a_run_does_not_enter_its_prediction(tmp_path):
+    changes = {"tot_tok_s": "1", "mean_itl_ms": "999", "mean_ttft_ms": "9", "duration_s": "60"}
+    first, second = runs(tmp_path, {"duration_s": "60"}, changes)
+    known = load_calibration(shipped_calibration_ids()[0])
+    made = [replace(predict_run(run, known), run=first, wall_s=0.0) for run in (first, second)]
+    assert made[0] == made[1]
+
+
+def test_a_server_that_does_not_start_is_not_simulated(tmp_path):
+    (run,) = runs(tmp_path, {"max_loras": "4000"})
+    assert predict_run(run, load_calibration(shipped_calibration_ids()[0])) == Prediction(run=run, fits=False)
+
+
+@needs_measured_runs
+@pytest.mark.skipif(not HAS_JIT, reason="simulated hours need the compiler")
+def test_the_shipped_calibrations_predict_the_measured_servers():
+    measured = read_runs(SHARED_RUNS / "runs.csv")[::8]
+    known = {c.base_model: c for c in map(load_calibration, shipped_calibration_ids())}
+    document = summary(predict_runs(measured, lambda run: known[run.model]), measured)
+    for model, made in document["by_model"].items():
+        assert made["throughput_smape_half_pct"] < 1.5
+        assert made["starvation_accuracy"] > 0.97
+        assert made["fits_accuracy"] == 1
+        baseline = document["baseline"]["by_model"][model]
+        assert made["throughput_smape_half_pct"] < baseline["throughput_smape_half_pct"]
