@@ -1,8 +1,9 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.features import (
@@ -41,12 +42,20 @@ def test_the_table_is_in_the_order_of_the_kernels_indices():
     assert all(feature.unit and feature.formula for feature in FEATURES)
 
 
+def at_load(workload, rho, max_loras, max_lora_rank):
+    """Return the workload with its rates scaled to about this load over capacity."""
+    for _ in range(6):
+        found, _ = features(workload, max_loras, max_lora_rank)
+        workload = replace(workload, rate_rps=workload.rate_rps * rho / found["rho"])
+    return workload
+
+
 @settings(deadline=None, max_examples=60)
-@given(workloads, st.integers(1, 200), st.sampled_from([8, 16, 32]))
-def test_every_feature_is_its_formula(workload, max_loras, max_lora_rank):
+@given(workloads, st.integers(1, 200), st.sampled_from([8, 16, 32]), st.floats(1e-3, 4.0))
+def test_every_feature_is_its_formula(workload, max_loras, max_lora_rank, rho):
+    workload = at_load(workload, rho, max_loras, max_lora_rank)
     found, _ = features(workload, max_loras, max_lora_rank)
     expected = Oracle(workload, CALIBRATION, max_loras, max_lora_rank).features(batch=found["batch"])
-    assume(expected["rho"] < 20)  # beyond, tokens come faster than the shortest stored tau
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         tolerance = TOLERANCES.get(name, 0.02)
