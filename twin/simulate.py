@@ -33,7 +33,7 @@ SAMPLE_STRIDE = 97
 
 MAX_SAMPLES = 4096
 
-EXPECTED_MAX_RPS = 50
+EXPECTED_MAX_RPS = 36
 """A limited client sends no more than its server finishes: the first guess at how many to draw."""
 
 MAX_HORIZON_S = 7 * 24 * 3600.0
