@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twin.domain import LoadLaw, ModelShape
+    from twin.fitting.estimators import Fitted
     from twin.fitting.step import MatchedRun
     from twin.measured import MeasuredRun
 
@@ -41,7 +42,7 @@ START = StepLaw(
 """Where the matching starts; any law of this size ends in the same place."""
 
 MATCHING_ROUNDS = (4, 3)
-"""Simulations of every run before each solution of the step law."""
+"""Simulations of every run before the first and the second solution of the step law."""
 
 FIRST_USE_MS = (0.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0)
 """Candidates for the API server's time for an adapter's first request."""
@@ -86,7 +87,6 @@ def fit_calibration(
     model = model or KNOWN_SHAPES.get(base_model)
     if model is None:
         raise InvalidInputError("model_config", f"must be given: the shapes of {base_model!r} are not known")
-    threads = os.cpu_count() or 1
     memory, load = fit_memory(directory, base_model, model), fit_load(directory, base_model)
     scheduler = fit_scheduler(directory)
     report(f"{base_model}: memory {memory.fitted.error_pct:.2f} %, load {load.error_pct:.2f} %")
@@ -104,11 +104,8 @@ def fit_calibration(
         generated_over_requested=_generated_over_requested(directory, base_model),
         max_known_rank=memory.max_known_rank,
     )
-    for rounds in MATCHING_ROUNDS:
-        matched = match_runs(runs, calibration, threads=threads, rounds=rounds)
-        step = solve(matched)
-        calibration = replace(calibration, step=step.law)
-        report(f"{base_model}: step, {rounds} rounds: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
+    step, matched = _fit_step(runs, calibration, report)
+    calibration = replace(calibration, step=step.law)
     calibration = replace(calibration, load=_fit_first_use(runs, calibration, report))
     errors = {
         "memory.kv_tokens_mape_pct": memory.fitted.error_pct,
@@ -136,6 +133,22 @@ def without_group(fitted: FittedCalibration, group: str) -> Calibration:
     """Return the calibration whose step law was solved without one workload group."""
     rest = [matched for matched in fitted.matched if matched.run.group != group]
     return replace(fitted.calibration, step=solve(rest).law)
+
+
+def _fit_step(
+    runs: Sequence[MeasuredRun], calibration: Calibration, report: Callable[[str], None]
+) -> tuple[Fitted[StepLaw], list[MatchedRun]]:
+    """Solve for the step law twice: states matched with a better law are closer to the servers'."""
+    threads = os.cpu_count() or 1
+    name = calibration.base_model
+    first_rounds, more_rounds = MATCHING_ROUNDS
+    matched = match_runs(runs, calibration, threads=threads, rounds=first_rounds)
+    step = solve(matched)
+    report(f"{name}: step, first: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
+    matched = match_runs(runs, replace(calibration, step=step.law), threads=threads, rounds=more_rounds)
+    step = solve(matched)
+    report(f"{name}: step, second: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
+    return step, matched
 
 
 def _fit_first_use(
