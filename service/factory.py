@@ -1,4 +1,4 @@
-"""Builds the services of a process from its context; app, worker and command line share it."""
+"""Builds the services of a process from its context; what a request needs."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class OptionsSchema(Border):
     max_gpus: int | None = Field(default=None, ge=1, le=1_000_000)
     starvation_risk: float = Field(default=0.05, gt=0, lt=1)
     verify: bool = False
-    max_moves: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_moves: None = Field(default=None, description="For plans that start from a current one.")
 
 
 class WorkloadSchema(Border):

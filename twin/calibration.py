@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twin.domain import Calibration, LoadLaw, MemoryLaw, ModelShape, SchedulerLaw, StepLaw
 from twin.errors import InvalidInputError, UnknownCalibrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SCHEMA_VERSION = 1
 PROFILES = Path(__file__).parent / "profiles"
@@ -28,6 +33,21 @@ def shipped_calibration_ids() -> tuple[str, ...]:
     return tuple(
         sorted(str(path.relative_to(PROFILES).with_suffix("")) for path in PROFILES.glob("*/*/*.json"))
     )
+
+
+def newest_first(calibration_ids: Iterable[str]) -> list[str]:
+    """Return ids with the newest engine first: numbers in an engine's version compare as numbers."""
+
+    def version(calibration_id: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", calibration_id.rsplit("/", 1)[-1])
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+    return sorted(calibration_ids, key=version, reverse=True)
+
+
+def calibration_digest(calibration: Calibration) -> str:
+    """Return a short name of the calibration's content: a refit under the same id has another."""
+    return hashlib.sha256(calibration_to_json(calibration).encode()).hexdigest()[:16]
 
 
 def load_calibration(id_or_path: str) -> Calibration:

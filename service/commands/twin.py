@@ -33,7 +33,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     workload: Annotated[Path, typer.Option(help="Workload JSON, as for POST /place.", show_default=False)],
     max_loras: Annotated[int, typer.Option(help="Adapter slots.", show_default=False)],
     calibration: Annotated[str | None, typer.Option(help="Id or file; the workload's own if absent.")] = None,
-    max_lora_rank: Annotated[int | None, typer.Option(help="The largest rank served if absent.")] = None,
+    max_lora_rank: Annotated[int | None, typer.Option(help="The smallest slot for all if absent.")] = None,
     horizon_s: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     trace: Annotated[
@@ -42,6 +42,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Simulate one GPU that serves the whole workload."""
+    from placer.ranks import slot_rank  # noqa: PLC0415
     from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
     from twin.domain import ServerConfig  # noqa: PLC0415
     from twin.simulate import simulate as run_twin  # noqa: PLC0415
@@ -50,7 +51,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
 
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
-    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank or int(asked.rank.max()))
+    largest = int(asked.rank.max())
+    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank or slot_rank(largest) or largest)
     if trace is None:
         report = run_twin(asked, server, known, horizon_s=horizon_s, seed=seed)
     else:
@@ -117,7 +119,10 @@ def fit(
 
 @calibrate_app.command("cross-validate")
 def cross_validate(measurements: Measurements, json: Json = False) -> None:  # noqa: FBT002
-    """Fit without each workload group in turn and validate on the group left out."""
+    """Solve for the step law without each workload group in turn; validate on the group left out.
+
+    The other laws, and the states that runs are matched to, come from all measurements.
+    """
     from twin.fitting.calibrate import fit_calibration, measured_models, without_group  # noqa: PLC0415
     from twin.measured import read_runs  # noqa: PLC0415
     from twin.validate import predict_runs, summary  # noqa: PLC0415
@@ -133,12 +138,12 @@ def cross_validate(measurements: Measurements, json: Json = False) -> None:  # n
 
 
 def _calibration_for(id_or_path: str | None, base_model: str, gpu_type: str) -> Calibration:
-    from twin.calibration import load_calibration, shipped_calibration_ids  # noqa: PLC0415
+    from twin.calibration import load_calibration, newest_first, shipped_calibration_ids  # noqa: PLC0415
     from twin.errors import UnknownCalibrationError  # noqa: PLC0415
 
     if id_or_path is not None:
         return load_calibration(id_or_path)
-    for calibration_id in shipped_calibration_ids():
+    for calibration_id in newest_first(shipped_calibration_ids()):
         if calibration_id.startswith(f"{gpu_type}/{base_model}/"):
             return load_calibration(calibration_id)
     raise UnknownCalibrationError(f"no calibration of {gpu_type}/{base_model} is shipped: give --calibration")

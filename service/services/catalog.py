@@ -10,7 +10,7 @@ import structlog
 from models.artifact import load_shipped
 from models.errors import ModelsError
 from service.errors import InvalidRequestError
-from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.calibration import load_calibration, newest_first, shipped_calibration_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Catalog:
                 f"is not calibrated; known: {_listed(known_models)}", field="base_model"
             )
         prefix = f"{gpu_type}/{base_model}/"
-        found = sorted(name for name in self.targets if name.startswith(prefix))
+        found = newest_first(name for name in self.targets if name.startswith(prefix))
         if not found:
             known_types = sorted(
                 target.calibration.gpu_type
@@ -59,7 +59,7 @@ class Catalog:
             raise InvalidRequestError(
                 f"is not calibrated for {base_model}; known: {_listed(known_types)}", field="gpu_type"
             )
-        return self.targets[found[-1]]
+        return self.targets[found[0]]
 
 
 def load_catalog() -> Catalog:

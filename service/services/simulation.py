@@ -10,7 +10,7 @@ import orjson
 from service.errors import InvalidRequestError
 from service.schemas import SimulateRequest, parse
 from service.services.limits import check_size
-from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.calibration import calibration_digest, load_calibration, shipped_calibration_ids
 from twin.errors import InvalidInputError
 from twin.simulate import TWIN_VERSION, check_server
 
@@ -57,7 +57,7 @@ class SimulationService:
             )
         payload = request.model_dump() | {"calibration_id": calibration.calibration_id}
         return self._jobs.submit(
-            job_id=job_key(payload), kind="simulate", function=JOB_FUNCTION, payload=payload
+            job_id=job_key(payload, calibration), kind="simulate", function=JOB_FUNCTION, payload=payload
         )
 
     def _calibration(self, request: SimulateRequest) -> Calibration:
@@ -84,9 +84,9 @@ class SimulationService:
         return self._jobs.latest(limit)
 
 
-def job_key(payload: dict[str, Any]) -> str:
+def job_key(payload: dict[str, Any], calibration: Calibration) -> str:
     """Return the name of a run: equal inputs on an equal twin give equal names, and equal reports."""
     text = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.blake2b(text, digest_size=12)
-    digest.update(TWIN_VERSION.encode())
+    digest.update(TWIN_VERSION.encode() + calibration_digest(calibration).encode())
     return f"simulate-{digest.hexdigest()}"

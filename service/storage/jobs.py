@@ -113,16 +113,24 @@ class JobStore:
             Too many jobs wait.
         """
         with store_call():
+            known = self._known(job_id)
+            if known is not None and _state(known) != "failed":
+                return _record(known)
+            if known is not None:
+                known.delete()
             if self._queue.count >= self._settings.max_queued_jobs:
                 raise OverloadedError("too many jobs are waiting", retry_after_s=30)
             try:
                 job = self._enqueue(job_id, kind, function, payload)
-            except (DuplicateJobError, WatchError):
+            except (DuplicateJobError, WatchError):  # another request was first
                 job = self._fetch(job_id)
-                if _state(job) == "failed":
-                    job.delete()
-                    job = self._enqueue(job_id, kind, function, payload)
             return _record(job)
+
+    def _known(self, job_id: str) -> Job | None:
+        try:
+            return self._fetch(job_id)
+        except NotFoundError:
+            return None
 
     def _enqueue(self, job_id: str, kind: str, function: str, payload: Mapping[str, Any]) -> Job:
         settings = self._settings
