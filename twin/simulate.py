@@ -200,7 +200,7 @@ class EngineRun:
         self.sent_ns = np.full(num_requests, -1, np.int64)
         self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
         self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
-        self.totals = np.zeros(engine.NUM_TOTALS, np.int64)
+        self.totals = np.zeros(engine.NUM_TOTALS, np.float64)
         self.samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
 
 

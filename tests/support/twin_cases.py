@@ -163,7 +163,7 @@ def run_kernel(scenario: Scenario) -> Outcome:
     first_token_ns, finish_ns, sent_ns = (np.full(count, -1, np.int64) for _ in range(3))
     gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
     stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
-    totals = np.zeros(engine.NUM_TOTALS, np.int64)
+    totals = np.zeros(engine.NUM_TOTALS, np.float64)
     samples = np.full((MAX_SAMPLES, engine.NUM_SAMPLED), -1, np.int64)
     engine.run_engine(
         np.array(scenario.arrival_ns, np.int64),

@@ -112,7 +112,7 @@ def run_engine(
     stop_ns
         (NUM_STOPS,) int64 zeros: time in steps by what ended their admission.
     totals
-        (NUM_TOTALS,) int64 zeros: counts, and time integrals.
+        (NUM_TOTALS,) float64 zeros: counts, and time integrals (a week's would overflow int64).
     samples
         (num_samples, NUM_SAMPLED) int64: the state of every `sample_stride`-th step, as long as rows
         last: decodes, prompt tokens, context tokens, distinct adapters, scanned requests.
