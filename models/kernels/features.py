@@ -5,7 +5,8 @@ adapters, those are maxima: adding an adapter is one pass over a short vector, w
 already holds. `fill_features` turns the aggregates and two flags of the server into features and
 into the physical estimates that the trees correct.
 
-The indices below are the order of `models.features.AGGREGATES`, `FEATURES` and `CALIBRATION_VECTOR`.
+The indices below are the order of aggregates, of `models.features.FEATURES` and of the vector that
+`models.features.calibration_vector` packs.
 """
 
 from math import expm1, isnan, log2
