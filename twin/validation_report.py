@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -26,10 +25,18 @@ QUANTITIES = (
 def write_report(
     path: Path, predictions: Sequence[Prediction], document: Mapping[str, Any], *, command: str
 ) -> None:
-    """Write Markdown to `path` and one SVG for each base model beside it."""
+    """Write Markdown to `path` and one PNG for each base model beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     models = list(document["by_model"])
-    lines = ["# The twin against measured runs", "", f"Printed by `{command}`.", ""]
+    lines = [
+        "# The twin against measured runs",
+        "",
+        (
+            f"Printed by `{command}`. The step law was fitted to these runs' ITL; figures for runs left "
+            "out of the fit, and what the worst residuals are, stand in [residuals.md](residuals.md)."
+        ),
+        "",
+    ]
     lines += _figures_table("twin", document["by_model"])
     lines += _figures_table("one-line baseline", document["baseline"]["by_model"])
     lines += [
@@ -41,7 +48,7 @@ def write_report(
     ]
     for model in models:
         rows = [row for row in predictions if row.run.model == model and _ended(row)]
-        image = path.with_name(f"{path.stem}-{model}.svg")
+        image = path.with_name(f"{path.stem}-{model}.png")
         _scatter(rows, model).savefig(image)
         lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
         lines += _regimes_table(rows) + _worst_table(rows)
@@ -108,7 +115,6 @@ def _worst_table(rows: Sequence[Prediction]) -> list[str]:
 
 
 def _scatter(rows: Sequence[Prediction], model: str) -> Figure:
-    mpl.rcParams["svg.hashsalt"] = "loadmaster"
     figure = Figure(figsize=(12, 4), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
         measured = np.array([getattr(row.run.outcome, name) for row in rows], dtype=float)
