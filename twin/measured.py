@@ -141,8 +141,7 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
     """Return the run's workload as the server saw it.
 
     Text ends early, so outputs are shorter than requested by the calibration's ratio. Where the
-    number of requests sent was counted, rates are scaled to it as long as the client kept up
-    (unfinished requests below its limit explain a larger gap). Which rank got which rate is not
+    number of requests sent was counted, rates are scaled to it. Which rank got which rate is not
     recorded: ranks are shuffled by `seed`.
     """
     count = len(run.rates_rps)
@@ -154,7 +153,7 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
         gpu_type=DEFAULT_GPU_TYPE,
         adapter_ids=tuple(f"adapter-{row}" for row in range(count)),
         rank=ranks.astype(np.int32),
-        rate_rps=np.array(run.rates_rps) * _sent_over_nominal(run),
+        rate_rps=np.array(run.rates_rps) * (sending_rate_rps(run) / run.sum_rate_rps),
         input_tokens_mean=np.full(count, run.input_len_mean),
         output_tokens_mean=np.full(count, run.output_len_mean * calibration.generated_over_requested),
         input_tokens_cv=nan,
@@ -163,11 +162,11 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
     )
 
 
-def _sent_over_nominal(run: MeasuredRun) -> float:
+def sending_rate_rps(run: MeasuredRun) -> float:
+    """Return the requests a second that the client tried to send: counted, else as configured."""
     if run.sent_requests is None:
-        return 1.0
-    nominal = run.sum_rate_rps * run.duration_s
-    return run.sent_requests / nominal
+        return run.sum_rate_rps
+    return run.sent_requests / run.duration_s
 
 
 def _read_run(row: dict[str, str], line: int) -> MeasuredRun:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin.measured import BENCHMARK_CLIENT, server_of, workload_of
+from twin.measured import BENCHMARK_CLIENT, sending_rate_rps, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
 from twin.simulate import simulate
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from twin.domain import Calibration, SimulationReport
     from twin.measured import MeasuredRun
+
+
+AT_LIMIT = 0.98
+"""A client with this share of its limit unfinished at the end was held back by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +77,21 @@ def predict_run(run: MeasuredRun, calibration: Calibration) -> Prediction:
         throughput_tok_s=report.throughput_tok_s,
         itl_ms=report.itl.mean_ms,
         ttft_ms=report.ttft.mean_ms,
-        ttft_incl_unfinished_ms=report.ttft_incl_unfinished_ms,
+        ttft_incl_unfinished_ms=_ttft_with_requests_held_back_ms(run, report),
         wall_s=time.perf_counter() - start,
     )
+
+
+def _ttft_with_requests_held_back_ms(run: MeasuredRun, report: SimulationReport) -> float:
+    """Count requests that the client could not send for want of ports as unfinished, as measured."""
+    limit = BENCHMARK_CLIENT.max_unfinished_requests
+    num_unfinished = report.num_requests_sent - report.num_requests_completed
+    if limit is None or num_unfinished < AT_LIMIT * limit:
+        return report.ttft_incl_unfinished_ms
+    num_due = max(sending_rate_rps(run) * run.duration_s, report.num_requests_sent)
+    total_ms = report.ttft_incl_unfinished_ms * report.num_requests_sent
+    total_ms += (num_due - report.num_requests_sent) * run.duration_s * 1e3
+    return total_ms / num_due
 
 
 def predict_runs(
