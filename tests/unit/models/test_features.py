@@ -122,6 +122,13 @@ def test_expected_active_adapters_are_within_two_percent_of_the_exact_sum(worklo
     assert kernel.expected_active(aggregate(workload), tau_s) == pytest.approx(exact, rel=0.02)
 
 
+def test_below_the_shortest_stored_tau_active_adapters_are_proportional_to_it():
+    aggregates = aggregate(equal_adapters(7, 0.5))
+    shortest = 2 * kernel.ACTIVE_TAU_0
+    most = kernel.expected_active(aggregates, shortest)
+    assert kernel.expected_active(aggregates, shortest / 100) == pytest.approx(most / 100)
+
+
 def test_an_endless_token_makes_every_adapter_active():
     workload = equal_adapters(7, 0.5)
     assert kernel.expected_active(aggregate(workload), 1e9) == pytest.approx(7)
