@@ -45,11 +45,14 @@ def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (
     """Plan a workload: the answer of POST /place."""
     import orjson  # noqa: PLC0415
 
+    from service.observability import configure_logging  # noqa: PLC0415
     from service.services.catalog import load_catalog  # noqa: PLC0415
     from service.services.placement import PlacementService  # noqa: PLC0415
 
+    settings = _settings()
+    configure_logging(settings.log_level)
     document = read_input(workload)
-    answer = PlacementService(load_catalog(), _settings()).answer(document)
+    answer = PlacementService(load_catalog(), settings).answer(document)
     if json:
         sys.stdout.buffer.write(answer + b"\n")
         return
