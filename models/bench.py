@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 10_000
 SINGLE_ROWS = 200
-REPEATS = 15
+REPEATS = 60
 
 
 def bench_surrogate() -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _evaluate_times(surrogate: Surrogate) -> dict[str, float]:
     aggregates = aggregate(workload)
     scratch = np.empty(NUM_FEATURES, dtype=np.float32)
     terms = np.empty(NUM_AGGREGATES)
-    count = 20_000
+    count = 2_000
     arrays = surrogate.kernel_args()
     evaluate_s = _best_s(lambda: None, lambda _: _evaluate_many(arrays, aggregates, scratch, count))
     add_s = _best_s(lambda: np.zeros(NUM_AGGREGATES), lambda start: _add_many(start, terms, count))
