@@ -47,8 +47,9 @@ def bench_twin() -> dict[str, object]:
     }
 
 
-def _measure(regime: Regime, calibration: Calibration) -> dict[str, object]:
-    workload = Workload.from_adapters(
+def regime_workload(regime: Regime) -> Workload:
+    """Return adapters of rank 8 and ShareGPT-like lengths that share the regime's rate evenly."""
+    return Workload.from_adapters(
         Adapter(
             adapter_id=f"adapter-{row}",
             rank=8,
@@ -58,6 +59,10 @@ def _measure(regime: Regime, calibration: Calibration) -> dict[str, object]:
         )
         for row in range(regime.num_adapters)
     )
+
+
+def _measure(regime: Regime, calibration: Calibration) -> dict[str, object]:
+    workload = regime_workload(regime)
     server = ServerConfig(max_loras=regime.max_loras, max_lora_rank=8)
     report = simulate(workload, server, calibration, horizon_s=HORIZON_S)
     walls_s = []
