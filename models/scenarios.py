@@ -204,7 +204,7 @@ def _draw_scale(
         "idle": _log_uniform(rng, 0.001, 0.05),
         "over": rng.uniform(1.1, MAX_RHO),
     }[kind]
-    scale = _scale_for_rho(rho, mix, server, calibration)
+    scale = scale_for_rho(rho, mix, server, calibration)
     if mix.num_adapters > server.max_loras and _pick(rng, "scarce_slots") == "slots":
         most = scale * MAX_RHO / rho if kind == "over" else scale
         scale = _scale_for_slots(_log_uniform(rng, 0.4, 2.5), most, mix, server, calibration)
@@ -220,9 +220,7 @@ def _feature(
     return float(row[column])
 
 
-def _scale_for_rho(
-    rho: float, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
-) -> float:
+def scale_for_rho(rho: float, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]) -> float:
     """Return the factor on the rates at which load over capacity is `rho`: nearly proportional."""
     scale = 1.0
     for _ in range(SCALE_STEPS):

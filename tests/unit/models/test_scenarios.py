@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models.features import FEATURE_NAMES, aggregate, calibration_vector, features_of
-from models.scenarios import GROUP_SIZE, MAX_REQUESTS, MAX_RHO, ODDS, scenario
+from models.scenarios import GROUP_SIZE, MAX_REQUESTS, MAX_RHO, ODDS, scale_for_rho, scenario
 from tests.support.feature_cases import a_calibration
 from twin.memory import fits_in_memory
 
@@ -50,6 +52,17 @@ def test_loads_stay_below_the_highest_and_crowd_around_capacity():
         rho.append(row[FEATURE_NAMES.index("rho")])
     assert max(rho) < 1.02 * MAX_RHO
     assert np.mean([0.5 < value < 1.4 for value in rho]) > 0.25
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.5, 0.95, 2.5])
+def test_rates_are_scaled_to_the_load_that_was_drawn(rho):
+    vector = calibration_vector(CALIBRATION)
+    for drawn in DRAWN[:12]:
+        mix, server = drawn.workload, drawn.server
+        scale = scale_for_rho(rho, mix, server, vector)
+        scaled = replace(mix, rate_rps=mix.rate_rps * scale)
+        row, _ = features_of(aggregate(scaled), server.max_loras, server.max_lora_rank, vector)
+        assert row[FEATURE_NAMES.index("rho")] == pytest.approx(rho, rel=0.02)
 
 
 def test_no_scenario_sends_more_than_a_second_or_so_of_simulation():
