@@ -95,6 +95,11 @@ def test_equal_surrogates_have_equal_bytes(tmp_path):
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in names)
 
 
+def test_no_clock_enters_an_array_file(published):
+    with zipfile.ZipFile(trees_file(published)) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
 def test_publishing_again_replaces_the_old_surrogate_and_leaves_nothing_behind(published):
     artifact.save(small_surrogate(CALIBRATION, seed=5), published, PROVENANCE)
     assert artifact.load(published).version == small_surrogate(CALIBRATION, seed=5).version
