@@ -104,8 +104,8 @@ def place(problem: PlacementProblem) -> Placement:
 
     A GPU is accepted when its server starts (`twin.memory`), it holds no more adapters than the
     surrogate was trained for, its best-case utilisation (`placer.bounds`) is at most 1, its load and
-    slots suffice by formula (rho <= 1, and slots for the adapters with a request running), and the
-    surrogate serves 0.9 of it with a starvation probability of at most `starvation_risk`.
+    slots suffice by formula (rho <= 1.05, and slots for the adapters with a request running), and the
+    surrogate serves 0.95 of it with a starvation probability of at most `starvation_risk`.
     Deterministic: no clock, no random numbers.
     """
     tables = build_tables(problem)

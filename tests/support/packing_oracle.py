@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from placer.packing import Variant
     from placer.problem import PlacementProblem
 
+MAX_RHO = 1.05
+MIN_SERVED_FRACTION = 0.95
 MARGINS = ("rho", "slots_over_active")
 REACH = 3
 FEW_SLOTS = 8
@@ -74,7 +76,7 @@ class Oracle:
         )
         rho, slots_over_active = (features[FEATURE_NAMES.index(name)] for name in MARGINS)
         scarce = max_loras < len(rows) and slots_over_active < 1
-        if rho > 1 or scarce or predicted.served_fraction < 0.9:
+        if rho > MAX_RHO or scarce or predicted.served_fraction < MIN_SERVED_FRACTION:
             return 2.0
         return predicted.starvation_probability
 
