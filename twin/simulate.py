@@ -265,7 +265,7 @@ def _summary(values_ms: NDArray[np.floating[Any]]) -> LatencySummary:
 
 
 def _quantiles(values: NDArray[np.floating[Any]]) -> tuple[float, float, float]:
-    ranks = [int(level * (values.shape[0] - 1)) for level in (0.5, 0.95, 0.99)]
+    ranks = [math.ceil(level * values.shape[0]) - 1 for level in (0.5, 0.95, 0.99)]
     ordered = np.partition(values, ranks)
     return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])
 
