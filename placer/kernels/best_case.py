@@ -49,6 +49,8 @@ def best_case_utilisation(step_coefficients, scheduler_coefficients, server, dem
         demand[DECODES] / server[MAX_NUM_SEQS],
         demand[CONTEXT_TOKENS] / server[KV_TOKENS],
     )
+    if fewest == 0.0:  # a demand so small that its share of a step rounds to nothing
+        return 0.0
     at_the_knee = max(num_tokens / ROOFLINE_TOKENS, fewest)
     busy_ms = min(
         _busy_ms(step_coefficients, scheduler_coefficients, server, demand, fewest),

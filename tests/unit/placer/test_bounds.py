@@ -36,6 +36,10 @@ def test_twice_the_demand_needs_twice_the_time(demand, scale):
     assert _utilisation(scale * demand) == pytest.approx(scale * _utilisation(demand), rel=1e-9)
 
 
+def test_a_demand_of_the_smallest_numbers_needs_no_time():
+    assert _utilisation(np.full(4, 5e-324)) == 0.0
+
+
 @settings(max_examples=num_examples(25), deadline=None)
 @given(
     st.lists(
