@@ -7,6 +7,7 @@ receives one need not check it again; the error names the field and the value.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -36,6 +37,9 @@ MAX_FLAG = 1_000_000
 """Above every server flag in use; the engine's arrays of this length still fit in memory."""
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def _require(condition: bool, name: str, message: str) -> None:  # noqa: FBT001 (an assertion's shape)
     if not condition:
         raise InvalidInputError(name, message)
@@ -54,7 +58,7 @@ class Adapter:
     Attributes
     ----------
     adapter_id
-        Unique in its workload, 1 to 256 characters.
+        Unique in its workload, 1 to 256 characters, none of them a control character.
     rank
         LoRA rank, 1 to `MAX_RANK`.
     rate_rps
@@ -203,6 +207,11 @@ class Workload:
                 raise InvalidInputError(
                     f"adapters[{row}].id", f"must have 1 to 256 characters, got {len(adapter_id)}"
                 )
+        if _CONTROL.search("".join(self.adapter_ids)):
+            row = next(row for row, name in enumerate(self.adapter_ids) if _CONTROL.search(name))
+            raise InvalidInputError(
+                f"adapters[{row}].id", f"must hold no control character, got {self.adapter_ids[row]!r}"
+            )
         if len(set(self.adapter_ids)) < len(self.adapter_ids):
             repeated, _ = Counter(self.adapter_ids).most_common(1)[0]
             row = len(self.adapter_ids) - 1 - self.adapter_ids[::-1].index(repeated)

@@ -125,7 +125,10 @@ def read_runs(path: str | Path) -> tuple[MeasuredRun, ...]:
         missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
         if missing:
             raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
-        return tuple(_read_run(row, line) for line, row in enumerate(reader, start=2))
+        runs = tuple(_read_run(row, line) for line, row in enumerate(reader, start=2))
+    if not runs:
+        raise InvalidInputError("runs", f"must hold at least one run, {path.name} has none")
+    return runs
 
 
 def server_of(run: MeasuredRun) -> ServerConfig:

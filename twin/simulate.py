@@ -36,6 +36,7 @@ MAX_SAMPLES = 4096
 EXPECTED_MAX_RPS = 36
 """A limited client sends no more than its server finishes: the first guess at how many to draw."""
 
+MIN_HORIZON_S = 1e-3
 MAX_HORIZON_S = 7 * 24 * 3600.0
 STOP_NAMES = ("queue_empty", "slots", "kv_memory", "token_budget", "max_num_seqs", "preempted")
 
@@ -95,8 +96,7 @@ def simulate(
         `max_model_len`, a horizon out of range.
     """
     check_server(workload.rank, server, calibration)
-    if not 0 < horizon_s <= MAX_HORIZON_S:
-        raise InvalidInputError("horizon_s", f"must be in (0, {MAX_HORIZON_S:g}], got {horizon_s!r}")
+    _check_horizon(horizon_s)
     max_model_len = required_kv_tokens(calibration, server.max_model_len)
     max_requests = MAX_REQUESTS
     if client.max_unfinished_requests is not None:
@@ -136,6 +136,13 @@ def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Cal
         )
 
 
+def _check_horizon(horizon_s: float) -> None:
+    if not MIN_HORIZON_S <= horizon_s <= MAX_HORIZON_S:
+        raise InvalidInputError(
+            "horizon_s", f"must be in [{MIN_HORIZON_S:g}, {MAX_HORIZON_S:g}], got {horizon_s!r}"
+        )
+
+
 def simulate_requests(
     requests: RequestStream,
     rank: NDArray[np.int32],
@@ -154,6 +161,7 @@ def simulate_requests(
     rank
         (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
     """
+    _check_horizon(horizon_s)
     check_server(rank, server, calibration)
     num_adapters = rank.shape[0]
     available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_REQUESTS = 20_000_000
 """A longer stream is refused: it would take more than 2 GB."""
 
+MAX_TRACE_NS = 366 * 24 * 3600 * 10**9
+"""Arrivals of a trace lie within a year: others are mistakes in units, and overflow."""
+
 QUANTILES = 65_536
 
 SHAREGPT_OUTPUT_LEVELS = (
@@ -179,8 +182,12 @@ def read_trace(path: Path, adapter_ids: Sequence[str]) -> RequestStream:
             try:
                 arrivals.append(round(float(row["arrival_s"]) * 1e9))
                 tokens = int(row["input_tokens"]), int(row["output_tokens"])
-            except (ValueError, OverflowError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise InvalidInputError(f"trace line {line}", f"must hold numbers: {error}") from error
+            if abs(arrivals[-1]) > MAX_TRACE_NS or max(map(abs, tokens)) > MAX_TOKENS:
+                raise InvalidInputError(
+                    f"trace line {line}", f"must hold at most {MAX_TOKENS} tokens, within a year"
+                )
             for values, value in zip(columns, (row_of[row["adapter_id"]], *tokens), strict=True):
                 values.append(value)
     arrival_ns = np.array(arrivals, dtype=np.int64)

@@ -78,8 +78,8 @@ def test_an_adapter_refuses_an_arrival_cv_that_is_no_number():
     assert refusal_of(Adapter, **(GOOD | {"arrival_cv": math.nan})).field == "adapters[0].arrival_cv"
 
 
-@pytest.mark.parametrize("adapter_id", ["", "x" * 257])
-def test_an_adapter_refuses_an_id_that_is_empty_or_too_long(adapter_id):
+@pytest.mark.parametrize("adapter_id", ["", "x" * 257, "a\nb", "\x00", "\x7f", "\x85"])
+def test_an_adapter_refuses_an_id_that_is_empty_too_long_or_holds_control_characters(adapter_id):
     assert refusal_of(Adapter, **(GOOD | {"adapter_id": adapter_id})).field == "adapters[0].id"
 
 
@@ -138,7 +138,7 @@ def test_the_columns_of_a_workload_are_read_only():
 adapters = st.lists(
     st.builds(
         Adapter,
-        adapter_id=st.text(min_size=1, max_size=8),
+        adapter_id=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8),
         rank=st.integers(1, MAX_RANK),
         rate_rps=st.floats(1e-6, MAX_RATE_RPS),
         input_tokens_mean=st.floats(1, MAX_TOKENS),

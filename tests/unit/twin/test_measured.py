@@ -71,6 +71,14 @@ def test_a_cell_that_cannot_be_read_is_refused_by_line_and_column(tmp_path, colu
     assert refused.value.field == f"runs line 3, {column}"
 
 
+def test_a_table_without_runs_is_refused(tmp_path):
+    path = write_table(tmp_path / "runs.csv", [RUN])
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InvalidInputError) as refused:
+        read_runs(path)
+    assert refused.value.field == "runs"
+
+
 def test_a_missing_column_and_a_missing_file_are_refused(tmp_path):
     short = {name: value for name, value in RUN.items() if name != "max_loras"}
     with pytest.raises(InvalidInputError) as refused:

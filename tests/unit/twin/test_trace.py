@@ -41,6 +41,8 @@ def test_a_replayed_trace_is_what_the_server_is_sent(tmp_path):
         ({"adapter_id": "nobody"}, "trace line 3, adapter_id"),
         ({"input_tokens": "ten"}, "trace line 3"),
         ({"arrival_s": "inf"}, "trace line 3"),
+        ({"arrival_s": 1e100}, "trace line 3"),
+        ({"input_tokens": 10**20}, "trace line 3"),
         ({"arrival_s": -1}, "arrival_ns"),
         ({"output_tokens": 0}, "output_tokens"),
     ],
@@ -49,6 +51,15 @@ def test_a_row_that_cannot_be_replayed_is_refused_by_name(tmp_path, change, fiel
     with pytest.raises(InvalidInputError) as refused:
         read(tmp_path, ROWS[0], ROWS[1] | change)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("horizon_s", [0.0, -1.0, 1e-300, float("nan"), float("inf")])
+def test_a_trace_is_replayed_over_a_window_of_sound_length(tmp_path, horizon_s):
+    with pytest.raises(InvalidInputError) as refused:
+        simulate_requests(
+            read(tmp_path, *ROWS), np.array([8, 8], np.int32), server(), calibration(), horizon_s=horizon_s
+        )
+    assert refused.value.field == "horizon_s"
 
 
 def test_a_trace_without_a_column_is_refused(tmp_path):
