@@ -46,8 +46,7 @@ class SimulationService:
             workload = request.workload.to_domain()
             check_server(workload.rank, request.server_config(), calibration)
         except InvalidInputError as error:
-            within = "workload." if error.field.startswith("adapters") else ""
-            raise InvalidRequestError(error.message, field=f"{within}{error.field}") from error
+            raise _as_asked(error, request) from error
         expected = float(workload.rate_rps.sum()) * request.horizon_s
         if expected > self._settings.max_simulated_requests:
             raise InvalidRequestError(
@@ -82,6 +81,16 @@ class SimulationService:
     def latest(self, limit: int) -> tuple[JobRecord, ...]:
         """Return the newest jobs."""
         return self._jobs.latest(limit)
+
+
+def _as_asked(error: InvalidInputError, request: SimulateRequest) -> InvalidRequestError:
+    """Return the error under the field that the caller gave; a slot rank not given comes of an adapter's."""
+    if error.field == "max_lora_rank" and request.max_lora_rank is None:
+        ranks = [adapter.rank for adapter in request.workload.adapters]
+        field = f"workload.adapters[{ranks.index(max(ranks))}].rank"
+        return InvalidRequestError(f"{max(ranks)} asks for a max_lora_rank that {error.message}", field=field)
+    within = "workload." if error.field.startswith("adapters") else ""
+    return InvalidRequestError(error.message, field=f"{within}{error.field}")
 
 
 def job_key(payload: dict[str, Any], calibration: Calibration) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequestError, MalformedBodyError
-from service.schemas import SimulateRequest, WorkloadSchema, field_path, parse
+from service.schemas import MANY_FIELDS, SimulateRequest, WorkloadSchema, field_path, parse
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS
 
@@ -107,6 +107,32 @@ def test_the_first_of_many_errors_is_enough():
     with pytest.raises(InvalidRequestError) as caught:
         WorkloadSchema.parse(json.dumps(document))
     assert caught.value.field == "adapters[0].rank"
+
+
+def _field_of_crowd(document):
+    with pytest.raises(InvalidRequestError) as caught:
+        WorkloadSchema.parse(json.dumps(document))
+    assert "at most 64 fields" in caught.value.detail
+    return caught.value.field
+
+
+def test_an_object_with_very_many_fields_is_refused_by_its_path():
+    crowd = dict.fromkeys(map(str, range(MANY_FIELDS + 1)), 1)
+    assert _field_of_crowd(workload_document() | crowd) == "body"
+    assert _field_of_crowd(workload_document(options=crowd)) == "options"
+    assert _field_of_crowd(workload_document(adapters=[adapter_document(0), crowd])) == "adapters[1]"
+
+
+def test_many_colons_in_sound_values_are_no_many_fields():
+    adapters = [adapter_document(row, id=f"{row}{':' * 250}") for row in range(1 + MANY_FIELDS // 250)]
+    assert len(WorkloadSchema.parse(text(adapters=adapters)).adapters) == len(adapters)
+
+
+@pytest.mark.parametrize("value", ["{}", "[{}]", '"x"', "1"])
+def test_a_refused_list_or_object_is_told_by_its_length_alone(value):
+    with pytest.raises(InvalidRequestError) as caught:
+        WorkloadSchema.parse(f'{{"base_model": [{",".join([value] * 1000)}]}}')
+    assert "an array of length 1000" in caught.value.detail
 
 
 def test_a_path_is_written_as_users_write_it():
