@@ -45,7 +45,7 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     if url is None:
         with temporary_service() as own_url:
             return bench_http(own_url)
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = _connect(url)
     figures: dict[str, dict[str, float]] = {}
     for name, num_adapters, num_requests in CASES:
         body = orjson.dumps(bench_workload(num_adapters))
@@ -54,6 +54,18 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     figures["gpus_needed"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
     connection.close()
     return figures
+
+
+def _connect(url: str) -> http.client.HTTPConnection:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UsageError(f"must be an address like http://127.0.0.1:8080, got {url!r}", field="--url")
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+        connection.connect()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{url} cannot be reached: {error}", field="--url") from error
+    return connection
 
 
 def bench_workload(num_adapters: int) -> dict[str, Any]:

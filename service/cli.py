@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 
 import typer
@@ -66,9 +67,10 @@ def _mistake(error: Exception) -> str | None:
         name = "_".join(str(part) for part in first["loc"]).upper()
         return f"LOADMASTER_{name.removeprefix('LOADMASTER_')}: {first['msg']}"
     ours = (ServiceError, TwinError, ModelsError, PlacerError)
-    files = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-    if isinstance(error, (*ours, *files)):
+    if isinstance(error, (*ours, OSError)):  # files that are missing, full disks, services that are away
         return str(error)
+    if isinstance(error, (UnicodeDecodeError, csv.Error)):
+        return f"a file that was given is not the text it should be: {error}"
     return None
 
 

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535, description="Port that `serve` binds; 0 picks one.")
     redis_url: str | None = Field(
         default=None,
+        pattern="^(rediss?|unix)://.",
         validation_alias=AliasChoices("LOADMASTER_REDIS_URL", "REDIS_URL"),
         description="A Redis or Valkey to use; without it `serve` starts its own.",
     )

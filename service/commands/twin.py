@@ -52,7 +52,9 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
     largest = int(asked.rank.max())
-    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank or slot_rank(largest) or largest)
+    if max_lora_rank is None:
+        max_lora_rank = slot_rank(largest) or largest
+    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
     if trace is None:
         report = run_twin(asked, server, known, horizon_s=horizon_s, seed=seed)
     else:

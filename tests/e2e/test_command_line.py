@@ -105,6 +105,8 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
         ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
         ["validate", "--runs", "/nowhere/runs.csv"],
         ["evaluate", "--runs", "/nowhere/runs.csv"],
+        ["bench", "http", "--url", "http://127.0.0.1:1"],
+        ["bench", "http", "--url", "nowhere"],
         ["no-such-command"],
     ],
 )
@@ -113,6 +115,34 @@ def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["place", "--workload", "FILE"],
+        ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--calibration", "FILE"],
+        ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--trace", "FILE"],
+        ["validate", "--runs", "FILE"],
+        ["evaluate", "--runs", "FILE"],
+        ["serve", "--port", "0", "--data-dir", "FILE"],
+    ],
+)
+def test_a_file_that_is_no_text_exits_2_with_the_reason(loadmaster, workload_file, tmp_path, arguments):
+    path = tmp_path / "binary"
+    path.write_bytes(b"\x80\xff\x00" * 100)
+    names = {"FILE": path, "WORKLOAD": workload_file}
+    done = loadmaster(*(names.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith("loadmaster: ")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-lora-rank", "0"), ("--horizon-s", "1e-300")])
+def test_an_option_of_simulate_out_of_range_exits_2_and_is_named(loadmaster, workload_file, option, value):
+    done = loadmaster("simulate", "--workload", workload_file, "--max-loras", "4", option, value)
+    assert done.returncode == 2
+    assert option.strip("-").replace("-", "_") in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--host", "256.0.0.1", "--port", "0"]])

@@ -28,6 +28,13 @@ def test_our_own_variable_wins(monkeypatch):
     assert Settings().redis_url == "redis://ours"
 
 
+@pytest.mark.parametrize("url", ["", "elsewhere:6379", "ftp://elsewhere", "redis://"])
+def test_what_names_no_store_is_refused(monkeypatch, url):
+    monkeypatch.setenv("LOADMASTER_REDIS_URL", url)
+    with pytest.raises(ValidationError, match="REDIS_URL"):
+        Settings()
+
+
 def test_a_port_out_of_range_is_refused(monkeypatch):
     monkeypatch.setenv("LOADMASTER_PORT", "70000")
     with pytest.raises(ValidationError, match="port"):
