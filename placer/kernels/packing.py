@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 
 from models.kernels.features import (
+    KV_PRESSURE,
+    KV_REQUESTS,
     OUTPUT_TOKENS,
     RHO,
     SLOTS_OVER_ACTIVE,
@@ -36,6 +38,14 @@ MAX_RHO = 1.05
 MIN_SLOTS_OVER_ACTIVE = 1.0
 """Slots over adapters with a request running, at least, where not every adapter has a slot."""
 
+FEW_KV_REQUESTS = 80.0
+"""A KV cache that holds about so many requests, or fewer, may fill to a smaller share.
+
+Long requests that meet a full cache preempt each other: each is admitted again as soon as its first
+chunk fits, and its recomputation fills the cache anew. Such a server does not recover by itself, and
+neither the capacity by formula nor the trees see it coming.
+"""
+
 MIN_SERVED_FRACTION = 0.95
 """What the tree for throughput must predict: below 0.9 a server is starved, and the tree errs by 2 %."""
 
@@ -51,11 +61,15 @@ def starvation_risk_of(surrogate, aggregates, max_loras, max_lora_rank, scratch)
     """Return a GPU's probability of starvation, `REFUSED` where another estimate says it starves.
 
     A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
-    three more must agree: the capacity by formula, slots for the adapters with a request running,
-    and the tree for throughput. Parameters as in `best_choice`.
+    four more must agree: the capacity by formula, a margin of KV cache where it holds few requests,
+    slots for the adapters with a request running, and the tree for throughput. Parameters as in
+    `best_choice`.
     """
     served, risk = evaluate(surrogate, aggregates, max_loras, max_lora_rank, scratch)
     slots_suffice = scratch[SLOTS_OVER_COUNT] >= 1.0 or scratch[SLOTS_OVER_ACTIVE] >= MIN_SLOTS_OVER_ACTIVE
+    kv_margin = 1.0 + (FEW_KV_REQUESTS / scratch[KV_REQUESTS]) ** 2
+    if scratch[KV_PRESSURE] * kv_margin > 1.0:
+        return REFUSED
     if scratch[RHO] > MAX_RHO or not slots_suffice or served < MIN_SERVED_FRACTION:
         return REFUSED
     return risk

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from placer.problem import PlacementProblem
 
 MAX_RHO = 1.05
+FEW_KV_REQUESTS = 80
 MIN_SERVED_FRACTION = 0.95
-MARGINS = ("rho", "slots_over_active")
+MARGINS = ("rho", "slots_over_active", "kv_pressure", "kv_requests")
 REACH = 3
 FEW_SLOTS = 8
 RETRY_BELOW = 0.8
@@ -74,9 +75,12 @@ class Oracle:
         features, _ = features_of(
             aggregates, max_loras, server.max_lora_rank, self.problem.surrogate.calibration
         )
-        rho, slots_over_active = (features[FEATURE_NAMES.index(name)] for name in MARGINS)
+        rho, slots_over_active, kv_pressure, kv_requests = (
+            features[FEATURE_NAMES.index(name)] for name in MARGINS
+        )
         scarce = max_loras < len(rows) and slots_over_active < 1
-        if rho > MAX_RHO or scarce or predicted.served_fraction < MIN_SERVED_FRACTION:
+        thrashes = kv_pressure * (1 + (FEW_KV_REQUESTS / kv_requests) ** 2) > 1
+        if thrashes or rho > MAX_RHO or scarce or predicted.served_fraction < MIN_SERVED_FRACTION:
             return 2.0
         return predicted.starvation_probability
 
