@@ -38,7 +38,6 @@ EXPECTED_MAX_RPS = 36
 
 MIN_HORIZON_S = 1e-3
 MAX_HORIZON_S = 7 * 24 * 3600.0
-STOP_NAMES = ("queue_empty", "slots", "kv_memory", "token_budget", "max_num_seqs", "preempted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

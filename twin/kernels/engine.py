@@ -454,8 +454,30 @@ def run_engine(
 
         num_finished_before = num_finished
 
-        # --- Every decode gained a token; those with their last one finish.
+        # --- Every decode gained a token; finished prefills emit one and join the decodes.
         context_tokens += num_decodes
+        for index in range(num_fresh):
+            request = fresh[index]
+            length = prompt_tokens[request] + generated[request]
+            if first_token_ns[request] < 0:
+                first_token_ns[request] = end_ns
+            else:
+                gap_counts[gap_bin(end_ns - last_token_ns[request])] += 1
+                last_token_ns[request] = -1
+            context_base[request] = length - step
+            finish_step[request] = step + output_tokens[request] - generated[request] - 1
+            context_tokens += length + 1
+            num_decodes += 1
+            blocks_due[(1 - context_base[request]) % block_size] += 1
+            bucket = finish_step[request] & ring_mask
+            following = ring_head[bucket]
+            ring_previous[request] = -1
+            ring_following[request] = following
+            if following >= 0:
+                ring_previous[following] = request
+            ring_head[bucket] = request
+
+        # --- Requests that have their last token finish.
         bucket = step & ring_mask
         request = ring_head[bucket]
         ring_head[bucket] = -1
@@ -482,49 +504,6 @@ def run_engine(
                     )
                     other_heap_size = heap_push(other_heap, heap_position, head_key, other_heap_size, adapter)
             request = after
-
-        # --- Finished prefills emit a token and join the decodes.
-        for index in range(num_fresh):
-            request = fresh[index]
-            length = prompt_tokens[request] + generated[request]
-            if first_token_ns[request] < 0:
-                first_token_ns[request] = end_ns
-            else:
-                gap_counts[gap_bin(end_ns - last_token_ns[request])] += 1
-                last_token_ns[request] = -1
-            remaining = output_tokens[request] - generated[request] - 1
-            if remaining > 0:
-                context_base[request] = length - step
-                finish_step[request] = step + remaining
-                context_tokens += length + 1
-                num_decodes += 1
-                blocks_due[(1 - context_base[request]) % block_size] += 1
-                bucket = finish_step[request] & ring_mask
-                head = ring_head[bucket]
-                ring_previous[request] = -1
-                ring_following[request] = head
-                if head >= 0:
-                    ring_previous[head] = request
-                ring_head[bucket] = request
-            else:
-                free_blocks += (length + block_size - 1) // block_size
-                finish_ns[request] = end_ns
-                num_finished += 1
-                num_running -= 1
-                list_remove(run_previous, run_following, run_ends, request)
-                adapter = adapter_of[request]
-                num_running_of[adapter] -= 1
-                if num_running_of[adapter] == 0:
-                    num_active -= 1
-                    idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step, adapter)
-                    idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step, adapter)
-                    if queue_first[adapter] >= 0:
-                        batch_heap_size = heap_remove(
-                            batch_heap, heap_position, head_key, batch_heap_size, adapter
-                        )
-                        other_heap_size = heap_push(
-                            other_heap, heap_position, head_key, other_heap_size, adapter
-                        )
         step += 1
 
     totals[NUM_SENT] = next_arrival
