@@ -46,17 +46,22 @@ class BoundedPool:
         """
         if self._num_in_flight >= self._limit:
             raise OverloadedError(f"{self._limit} calls for {self._name} are waiting", retry_after_s=1)
-        self._num_in_flight += 1
         context = contextvars.copy_context()
         future = self._threads.submit(partial(context.run, function))
+        self._num_in_flight += 1
         waiter = asyncio.wrap_future(future)
         waiter.add_done_callback(self._done)
+        # Not `wait_for`: before Python 3.12 it swallows a cancellation that meets the result.
+        deadline = asyncio.timeout(self._deadline_s)
         try:
-            return await asyncio.wait_for(asyncio.shield(waiter), self._deadline_s)
+            async with deadline:
+                return await asyncio.shield(waiter)
         except asyncio.CancelledError:
             future.cancel()
             raise
         except TimeoutError:
+            if not deadline.expired():  # the function's own
+                raise
             future.cancel()
             raise OverloadedError(
                 f"{self._name} took longer than {self._deadline_s:g} s", retry_after_s=5

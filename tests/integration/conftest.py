@@ -11,8 +11,10 @@ from service.app import create_app
 from service.process import stop
 from service.settings import Settings
 from service.storage.embedded import start_store
+from tests.support.service_process import START_S
 from tests.support.waiting import wait_until
 
+STOP_S = 60.0
 FAST = {"refresh_interval_s": 0.1, "stale_after_s": 0.5, "store_timeout_s": 1.0}
 
 
@@ -26,11 +28,18 @@ class RunningApp:
     def __init__(self, settings):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, http="httptools"))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        # A daemon: an application that does not stop fails its test and does not keep pytest from ending.
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True
+        )
         self._thread.start()
         port = self._listener.getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        wait_until(self._is_ready, timeout_s=120, what="readiness")
+        try:
+            wait_until(self._is_ready, timeout_s=START_S, what="readiness")
+        except BaseException:
+            self.close()
+            raise
 
     def _is_ready(self):
         return self.client.get("/readyz").status_code == 200
@@ -38,8 +47,9 @@ class RunningApp:
     def close(self):
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(STOP_S)
         self._listener.close()
+        assert not self._thread.is_alive(), f"the application did not stop within {STOP_S} s"
 
 
 @pytest.fixture(scope="session")

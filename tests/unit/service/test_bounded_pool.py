@@ -46,3 +46,47 @@ def test_an_error_of_the_call_reaches_the_caller():
         pool.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("num_turns", range(8))
+def test_a_cancellation_that_meets_the_result_is_not_swallowed(num_turns):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        pool = BoundedPool("test", num_threads=1, backlog=1, deadline_s=10)
+        queued = threading.Event()
+
+        async def call_then_sleep():
+            await pool.run(int)
+            await asyncio.sleep(3600)
+
+        def cancel_after(turns):
+            if turns == 0:
+                task.cancel()
+            else:
+                loop.call_soon(cancel_after, turns - 1)
+
+        def second_call():  # the one thread begins it once the loop was told of the first's result
+            loop.call_soon_threadsafe(cancel_after, num_turns)
+            queued.set()
+
+        task = asyncio.create_task(call_then_sleep())
+        other = asyncio.create_task(pool.run(second_call))
+        await asyncio.sleep(0)
+        assert queued.wait(10)
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled()
+        await other
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_pool_counts_nothing_in_flight():
+    async def scenario():
+        pool = BoundedPool("test", num_threads=1, backlog=0, deadline_s=10)
+        pool.close()
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                await pool.run(int)
+
+    asyncio.run(scenario())
