@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twin.arrivals import MAX_REQUESTS
 from twin.domain import LatencySummary, SimulationReport
 from twin.errors import InvalidInputError
 from twin.kernels import engine
 from twin.kernels.front_end import front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
-from twin.workload import MAX_REQUESTS, generate_requests
+from twin.workload import generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from twin.domain import Calibration, ServerConfig, Workload
     from twin.workload import RequestStream
 
-TWIN_VERSION = "2"
+TWIN_VERSION = "3"
 """Changes whenever the same input gives other results: data sets carry it."""
 
 STARVED_BELOW = 0.9

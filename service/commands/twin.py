@@ -47,7 +47,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     from twin.domain import ServerConfig  # noqa: PLC0415
     from twin.simulate import simulate as run_twin  # noqa: PLC0415
     from twin.simulate import simulate_requests  # noqa: PLC0415
-    from twin.workload import read_trace  # noqa: PLC0415
+    from twin.traces import read_trace  # noqa: PLC0415
 
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)

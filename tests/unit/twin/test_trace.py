@@ -7,7 +7,7 @@ from tests.support.measured_tables import write_table
 from tests.support.twin_cases import calibration, server
 from twin.errors import InvalidInputError
 from twin.simulate import simulate_requests
-from twin.workload import read_trace
+from twin.traces import read_trace
 
 ROWS = [
     {"arrival_s": 2.5, "adapter_id": "b", "input_tokens": 30, "output_tokens": 4},
@@ -39,12 +39,13 @@ def test_a_replayed_trace_is_what_the_server_is_sent(tmp_path):
     ("change", "field"),
     [
         ({"adapter_id": "nobody"}, "trace line 3, adapter_id"),
-        ({"input_tokens": "ten"}, "trace line 3"),
-        ({"arrival_s": "inf"}, "trace line 3"),
-        ({"arrival_s": 1e100}, "trace line 3"),
-        ({"input_tokens": 10**20}, "trace line 3"),
-        ({"arrival_s": -1}, "arrival_ns"),
-        ({"output_tokens": 0}, "output_tokens"),
+        ({"input_tokens": "ten"}, "trace line 3, input_tokens"),
+        ({"arrival_s": "inf"}, "trace line 3, arrival_s"),
+        ({"arrival_s": 1e100}, "trace line 3, arrival_s"),
+        ({"arrival_s": ""}, "trace line 3, arrival_s"),
+        ({"input_tokens": 10**20}, "trace line 3, input_tokens"),
+        ({"arrival_s": -1}, "trace line 3, arrival_s"),
+        ({"output_tokens": 0}, "trace line 3, output_tokens"),
     ],
 )
 def test_a_row_that_cannot_be_replayed_is_refused_by_name(tmp_path, change, field):

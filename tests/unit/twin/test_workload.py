@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.support.twin_cases import num_examples
 from twin.domain import MAX_TOKENS, Adapter, Workload
 from twin.errors import InvalidInputError
-from twin.workload import RequestStream, generate_requests, sharegpt_lengths
+from twin.lengths import sharegpt_lengths
+from twin.workload import RequestStream, generate_requests
 
 HORIZON_S = 1000.0
 
