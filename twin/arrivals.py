@@ -67,14 +67,14 @@ def arrivals_of(
     expected = float(workload.rate_rps[poisson].sum()) * horizon_s
     if expected > MAX_REQUESTS and max_requests >= MAX_REQUESTS:
         raise InvalidInputError("rate_rps", f"gives {expected:.3g} requests in the window, more than 2e7")
-    arrival_ns, adapter_of = _poisson_arrivals(workload, poisson, rng, horizon_s, max_requests)
     if poisson.all():
-        return arrival_ns, adapter_of
-    other_ns, other_of = _renewal_arrivals(workload, ~poisson, rng, horizon_s)
-    if poisson.any():
-        other_ns = np.concatenate((arrival_ns, other_ns))
-        other_of = np.concatenate((adapter_of, other_of))
-    arrival_ns, adapter_of = kernel.sort_by_arrival(other_ns, other_of)
+        return _poisson_arrivals(workload, poisson, rng, horizon_s, max_requests)
+    arrival_ns, adapter_of = _renewal_arrivals(workload, ~poisson, rng, horizon_s)
+    if poisson.any():  # drawn last: a limit on requests moves no other draw
+        more_ns, more_of = _poisson_arrivals(workload, poisson, rng, horizon_s, max_requests)
+        arrival_ns = np.concatenate((arrival_ns, more_ns))
+        adapter_of = np.concatenate((adapter_of, more_of))
+    arrival_ns, adapter_of = kernel.sort_by_arrival(arrival_ns, adapter_of)
     return arrival_ns[:max_requests], adapter_of[:max_requests]
 
 
