@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from twin.domain import Adapter, Workload
 from twin.errors import InvalidInputError
+from twin.traces import open_text
 from twin.traffic import ARRIVAL_LAWS, MAX_CV, MAX_RATE_RPS, MAX_TOKENS, LengthQuantiles, RateSchedule
 
 if TYPE_CHECKING:
@@ -70,10 +72,11 @@ class ServeGenClients:
 
 def is_client_file(path: Path) -> bool:
     """Whether a file is a table of ServeGen's clients, by its header."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-        names = stream.readline().decode("utf-8", errors="replace").strip().split(",")
+    with open_text(path, errors="replace") as stream:
+        try:
+            names = stream.readline().strip().split(",")
+        except (EOFError, OSError, zlib.error):  # a broken archive: reading it as a trace says so
+            return False
     return set(CLIENT_COLUMNS) <= set(names)
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import sys
+import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -172,15 +173,24 @@ def read_any_trace(
     InvalidInputError
         Naming the line and the column.
     """
-    with _open_text(path) as stream:
-        names, records = _records(stream, path.name)
-        chosen = _format_of(names, trace_format, path.name)
-        columns: tuple[list[float], list[int], list[int]] = ([], [], [])
-        ids: list[str] = []
-        for line, record in records:
-            _append(columns, record, chosen, line)
-            if chosen.adapter_id is not None:
-                ids.append(_known_id(record[chosen.adapter_id], known_ids, line))
+    try:
+        with open_text(path) as stream:
+            return _read(stream, path.name, trace_format, known_ids)
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InvalidInputError("trace", f"{path.name} must be text, gzip or not: {error}") from error
+
+
+def _read(
+    stream: TextIO, file_name: str, trace_format: str | None, known_ids: Mapping[str, Any] | None
+) -> Trace:
+    names, records = _records(stream, file_name)
+    chosen = _format_of(names, trace_format, file_name)
+    columns: tuple[list[float], list[int], list[int]] = ([], [], [])
+    ids: list[str] = []
+    for line, record in records:
+        _append(columns, record, chosen, line)
+        if chosen.adapter_id is not None:
+            ids.append(_known_id(record[chosen.adapter_id], known_ids, line))
     return _in_order(columns, ids, chosen)
 
 
@@ -241,12 +251,13 @@ def cut_to_model(requests: RequestStream, max_model_len: int) -> tuple[RequestSt
     return stream, int(changed.sum())
 
 
-def _open_text(path: Path) -> TextIO:
+def open_text(path: Path, *, errors: str = "strict") -> TextIO:
+    """Open a text to read, unpacking it where it is gzip by its first bytes."""
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP_MAGIC
     if packed:
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8", newline="")
-    return path.open(newline="", encoding="utf-8")
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8", errors=errors, newline="")
+    return path.open(newline="", encoding="utf-8", errors=errors)
 
 
 def _records(stream: TextIO, name: str) -> tuple[Sequence[str], Iterator[tuple[int, Mapping[str, Any]]]]:

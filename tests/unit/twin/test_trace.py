@@ -17,6 +17,7 @@ from tests.support.trace_files import (
 from tests.support.twin_cases import calibration, server
 from twin.domain import Adapter, Workload
 from twin.errors import InvalidInputError
+from twin.servegen import is_client_file
 from twin.simulate import simulate_requests
 from twin.traces import cut_to_model, read_any_trace, read_trace, write_trace
 from twin.workload import generate_requests
@@ -128,6 +129,15 @@ def test_a_published_file_that_cannot_be_read_is_refused_by_line_and_column(tmp_
     with pytest.raises(InvalidInputError) as refused:
         read_any_trace(write_text(tmp_path / "trace.csv", text))
     assert refused.value.field == field
+
+
+def test_a_broken_archive_is_refused(tmp_path):
+    path = write_text(tmp_path / "t.csv.gz", SECONDS)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(InvalidInputError) as refused:
+        read_any_trace(path)
+    assert refused.value.field == "trace"
+    assert not is_client_file(path)
 
 
 def test_a_format_asked_for_is_not_guessed(tmp_path):
