@@ -101,7 +101,7 @@ def _poisson_arrivals(
     expected = total_rps * horizon_s
     capacity = int(min(expected + 6.0 * expected**0.5 + 16.0, float(max_requests)))
     arrival_ns, owner = kernel.poisson_arrivals(
-        rng, total_rps, keep, alias, horizon_s, max_requests, max(capacity, 1)
+        rng, total_rps, keep, alias, float(horizon_s), max_requests, max(capacity, 1)
     )
     return arrival_ns, owner if rows.shape[0] == workload.num_adapters else rows[owner]
 

@@ -1,5 +1,7 @@
 """Request streams: the laws that drawn arrivals and lengths keep."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,6 +39,14 @@ def test_the_same_seed_gives_the_same_bytes():
     mixed = (one_adapter(), one_adapter(adapter_id="b", arrival_cv=3.0, input_tokens_cv=0.5))
     assert bytes_of(stream(*mixed, seed=5)) == bytes_of(stream(*mixed, seed=5))
     assert bytes_of(stream(*mixed, seed=5)) != bytes_of(stream(*mixed, seed=6))
+
+
+def test_threads_side_by_side_draw_what_one_draws_alone():
+    mixed = (one_adapter(), one_adapter(adapter_id="b", arrival_cv=3.0, input_tokens_cv=0.5))
+    alone = [bytes_of(stream(*mixed, horizon_s=100.0, seed=seed)) for seed in range(8)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        together = list(pool.map(lambda seed: bytes_of(stream(*mixed, horizon_s=100.0, seed=seed)), range(8)))
+    assert together == alone
 
 
 # --- Arrivals.
