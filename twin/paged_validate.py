@@ -56,7 +56,11 @@ class PagedPrediction:
 
 
 def predict_paged_run(
-    run: MeasuredPagedRun, outcome: PagedOutcome, calibration: PagedCalibration
+    run: MeasuredPagedRun,
+    outcome: PagedOutcome,
+    calibration: PagedCalibration,
+    *,
+    seed: int = VALIDATION_SEED,
 ) -> PagedPrediction:
     """Return the twin's prediction of a measured run, from its configuration only."""
     start = time.perf_counter()
@@ -65,7 +69,7 @@ def predict_paged_run(
         PagedServerConfig(max_total_token_num=calibration.pool_tokens),
         calibration,
         horizon_s=run.duration_s,
-        seed=VALIDATION_SEED,
+        seed=seed,
     )
     return PagedPrediction(
         run=run,
@@ -80,24 +84,30 @@ def predict_paged_run(
 
 
 def predict_paged_runs(
-    runs: Sequence[MeasuredPagedRun], calibration_of: Callable[[MeasuredPagedRun], PagedCalibration]
+    runs: Sequence[MeasuredPagedRun],
+    calibration_of: Callable[[MeasuredPagedRun], PagedCalibration],
+    *,
+    seed: int = VALIDATION_SEED,
 ) -> list[PagedPrediction]:
     """Return the twin's prediction of each run that ended, after a prediction that compiles."""
     ended = [(run, run.outcome) for run in runs if run.outcome is not None]
     for run, outcome in ended[:1]:
         predict_paged_run(run, outcome, calibration_of(run))
-    return [predict_paged_run(run, outcome, calibration_of(run)) for run, outcome in ended]
+    return [predict_paged_run(run, outcome, calibration_of(run), seed=seed) for run, outcome in ended]
 
 
 def leave_one_rate_out(
-    runs: Sequence[MeasuredPagedRun], fit: Callable[[list[MeasuredPagedRun]], PagedCalibration]
+    runs: Sequence[MeasuredPagedRun],
+    fit: Callable[[list[MeasuredPagedRun]], PagedCalibration],
+    *,
+    seed: int = VALIDATION_SEED,
 ) -> list[PagedPrediction]:
     """Return predictions of each run by a fit to the runs of all other rates an adapter."""
     left_out = {
         rate: fit([run for run in runs if run.rate_rps != rate])
         for rate in sorted({run.rate_rps for run in runs})
     }
-    return predict_paged_runs(runs, lambda run: left_out[run.rate_rps])
+    return predict_paged_runs(runs, lambda run: left_out[run.rate_rps], seed=seed)
 
 
 def baseline_paged_predictions(runs: Sequence[MeasuredPagedRun]) -> list[PagedPrediction]:

@@ -58,6 +58,7 @@ def validate_paged(
     calibration: Calibration = None,
     leave_one_rate_out: LeaveOut = False,  # noqa: FBT002
     form: Form = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated requests.")] = 1,
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare the paged twin with measured S-LoRA runs, the one-line baseline beside it."""
@@ -71,11 +72,15 @@ def validate_paged(
 
     measured = read_paged_runs(runs)
     known = _calibration_of(calibration)
-    document = {"fitted": paged_document(predict_paged_runs(measured, lambda _: known), by_run=json)}
+    document = {
+        "fitted": paged_document(predict_paged_runs(measured, lambda _: known, seed=seed), by_run=json)
+    }
     if leave_one_rate_out:
         from twin.fitting.paged import FORM, fit_paged  # noqa: PLC0415
 
-        rows = predict_left_out(measured, lambda rest: fit_paged(rest, form=form or FORM, report=_say))
+        rows = predict_left_out(
+            measured, lambda rest: fit_paged(rest, form=form or FORM, report=_say), seed=seed
+        )
         document["left_out"] = paged_document(rows, by_run=json)
     document["baseline"] = paged_document(baseline_paged_predictions(measured), by_run=False)
     _print(document, json=json)
