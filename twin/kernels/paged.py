@@ -72,27 +72,26 @@ def peak_tokens(running, num_running, prompt_tokens, declared_tokens, generated,
 
 
 @njit(cache=True, nogil=True)
-def sort_last(running, num_running, num_last, declared_tokens, generated):
-    """Move each of the last `num_last` running requests to its place: most tokens left first.
+def insert_running(running, num_running, declared_tokens, generated, candidate):
+    """Insert a request into those running, most tokens left first, after those with as many left.
+
+    Its prefill takes one of its tokens left and none of the others': behind its equals it is in
+    order after that too.
 
     Parameters
     ----------
-    running, num_running, declared_tokens, generated
-        As in `peak_tokens`; all but the last are in order.
-    num_last
-        How many, from the end, are not.
+    running, num_running, declared_tokens, generated, candidate
+        As in `peak_tokens`.
     """
-    for index in range(num_running - num_last, num_running):
-        request = running[index]
-        left = declared_tokens[request] - generated[request]
-        place = index
-        while place > 0:
-            other = running[place - 1]
-            if declared_tokens[other] - generated[other] >= left:
-                break
-            running[place] = other
-            place -= 1
-        running[place] = request
+    left = declared_tokens[candidate] - generated[candidate]
+    place = num_running
+    while place > 0:
+        other = running[place - 1]
+        if declared_tokens[other] - generated[other] >= left:
+            break
+        running[place] = other
+        place -= 1
+    running[place] = candidate
 
 
 @njit(cache=True, nogil=True)
@@ -247,10 +246,10 @@ def run_paged_engine(
                 prefilled_in_step[adapter] = step
                 prefill_rank += rank[adapter]
             num_running_of[adapter] += 1
-            running[num_running] = request
+            insert_running(running, num_running, declared_tokens, generated, request)
             num_running += 1
-            sort_last(running, num_running, 1, declared_tokens, generated)
         num_waiting = next_arrival - first_waiting
+        assert num_running > 0, "an empty server admits the first request that waits"
 
         # --- The step runs: a prefill, or a decode of all that run.
         num_decodes = 0
@@ -280,7 +279,6 @@ def run_paged_engine(
             for request in range(first_waiting - (num_running - num_before), first_waiting):
                 first_token_ns[request] = end_ns
                 generated[request] = 1
-            sort_last(running, num_running, num_running, declared_tokens, generated)
             num_just_prefilled = 0
             decodes_since_prefill = 0
             prefill_end_ns = end_ns
