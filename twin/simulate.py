@@ -15,12 +15,21 @@ from twin.kernels import engine
 from twin.kernels.front_end import front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
+from twin.paged import (
+    check_paged_server,
+    longest_request_tokens,
+    require_paged,
+    require_slotted,
+    run_paged,
+)
+from twin.paged_domain import PagedServerConfig
 from twin.workload import generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twin.domain import Calibration, ServerConfig, Workload
+    from twin.paged_domain import PagedCalibration
     from twin.workload import RequestStream
 
 TWIN_VERSION = "3"
@@ -69,8 +78,8 @@ STEADY_SERVICE = ClientConditions()
 
 def simulate(
     workload: Workload,
-    server: ServerConfig,
-    calibration: Calibration,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float = 3600.0,
     seed: int = 0,
@@ -81,7 +90,8 @@ def simulate(
     Parameters
     ----------
     workload, server, calibration
-        Who sends, with which flags, on which measured server.
+        Who sends, with which flags, on which measured server; `PagedServerConfig` and
+        `PagedCalibration` go together and make it the paged engine (`twin.paged`).
     horizon_s
         Window from an empty server, seconds, in (0, one week].
     seed
@@ -95,9 +105,8 @@ def simulate(
         Naming the field: a rank above `max_lora_rank`, slots that leave no room for one request of
         `max_model_len`, a horizon out of range.
     """
-    check_server(workload.rank, server, calibration)
     _check_horizon(horizon_s)
-    max_model_len = required_kv_tokens(calibration, server.max_model_len)
+    max_model_len = _longest_request_tokens(workload.rank, server, calibration)
     max_requests = MAX_REQUESTS
     if client.max_unfinished_requests is not None:
         max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * horizon_s)
@@ -111,6 +120,21 @@ def simulate(
         if requests.num_requests < max_requests or report.num_requests_sent < max_requests:
             return report
         max_requests *= 2
+
+
+def _longest_request_tokens(
+    rank: NDArray[np.int32],
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
+) -> int:
+    """Check the server and return the tokens of the longest request to draw for it."""
+    if isinstance(server, PagedServerConfig):
+        paged = require_paged(calibration)
+        check_paged_server(rank, server, paged)
+        return longest_request_tokens(rank, server, paged)
+    known = require_slotted(calibration)
+    check_server(rank, server, known)
+    return required_kv_tokens(known, server.max_model_len)
 
 
 def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Calibration) -> None:
@@ -146,8 +170,8 @@ def _check_horizon(horizon_s: float) -> None:
 def simulate_requests(
     requests: RequestStream,
     rank: NDArray[np.int32],
-    server: ServerConfig,
-    calibration: Calibration,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float,
     client: ClientConditions = STEADY_SERVICE,
@@ -162,6 +186,10 @@ def simulate_requests(
         (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
     """
     _check_horizon(horizon_s)
+    if isinstance(server, PagedServerConfig):
+        known = require_paged(calibration)
+        return _simulate_paged(requests, rank, server, known, horizon_s=horizon_s, client=client)
+    calibration = require_slotted(calibration)
     check_server(rank, server, calibration)
     num_adapters = rank.shape[0]
     available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
@@ -195,6 +223,26 @@ def simulate_requests(
     )
     _count_from_the_client(requests.arrival_ns, ready_ns, run, horizon_ns, client)
     return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
+
+
+def _simulate_paged(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: PagedServerConfig,
+    calibration: PagedCalibration,
+    *,
+    horizon_s: float,
+    client: ClientConditions,
+) -> SimulationReport:
+    if client != STEADY_SERVICE:
+        raise InvalidInputError("client", f"must be steady for a paged engine, got {client}")
+    run = EngineRun(requests.num_requests)
+    horizon_ns = round(horizon_s * 1e9)
+    run_paged(
+        requests, rank, server, calibration, horizon_ns=horizon_ns, run=run, sample_stride=SAMPLE_STRIDE
+    )
+    one_token = 1
+    return _report(requests, run, rank.shape[0], server.max_total_token_num, one_token, horizon_s)
 
 
 class EngineRun:

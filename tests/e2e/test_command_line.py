@@ -19,6 +19,8 @@ COMMANDS = (
     "place",
     "simulate",
     "validate",
+    "simulate-paged",
+    "validate-paged",
     "calibrate",
     "dataset",
     "train",
@@ -105,6 +107,9 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
         ["bench", "place", "--family", "nothing"],
         ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
         ["validate", "--runs", "/nowhere/runs.csv"],
+        ["simulate-paged", "--workload", "/nowhere/w.json"],
+        ["validate-paged", "--runs", "/nowhere/runs.csv"],
+        ["calibrate", "fit-paged", "--measurements", "/nowhere", "--out", "/nowhere/out"],
         ["evaluate", "--runs", "/nowhere/runs.csv"],
         ["bench", "http", "--url", "http://127.0.0.1:1"],
         ["bench", "http", "--url", "nowhere"],
@@ -125,6 +130,8 @@ def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--calibration", "FILE"],
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--trace", "FILE"],
         ["validate", "--runs", "FILE"],
+        ["simulate-paged", "--workload", "WORKLOAD", "--calibration", "FILE"],
+        ["validate-paged", "--runs", "FILE"],
         ["evaluate", "--runs", "FILE"],
         ["serve", "--port", "0", "--data-dir", "FILE"],
     ],
@@ -194,6 +201,17 @@ def test_simulate_reports_one_server_in_the_twin(loadmaster, workload_file):
     report = json.loads(done.stdout)
     assert report["num_requests_completed"] <= report["num_requests_sent"]
     assert loadmaster(*arguments).stdout == done.stdout
+
+
+def test_simulate_paged_reports_one_server_in_the_paged_twin(loadmaster, workload_file):
+    arguments = ("simulate-paged", "--workload", workload_file, "--horizon-s", "60", "--json")
+    done = loadmaster(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kv_tokens"] == 82_528
+    assert loadmaster(*arguments).stdout == done.stdout
+    too_large = loadmaster(*arguments, "--max-total-token-num", "100000")
+    assert too_large.returncode == 2
+    assert "max_total_token_num" in too_large.stderr
 
 
 def test_help_names_every_command(loadmaster):
