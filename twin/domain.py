@@ -522,8 +522,9 @@ class SimulationReport:
     mean_adapters_in_batch
         Distinct adapters in a step, time-weighted mean.
     state_samples
-        (num_samples, 5) int64, the engine's state at regular steps: decodes, prompt tokens, context
-        tokens, distinct adapters, scanned requests.
+        (num_samples, 7) int64, the engine's state at regular steps: decodes, prompt tokens, context
+        tokens, distinct adapters, scanned requests, the step's duration in nanoseconds, requests in
+        prefill.
     """
 
     horizon_s: float

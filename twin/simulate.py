@@ -202,9 +202,9 @@ class EngineRun:
     __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "samples", "sent_ns", "stop_ns", "totals")
 
     def __init__(self, num_requests: int) -> None:
-        self.first_token_ns = np.full(num_requests, -1, np.int64)
-        self.finish_ns = np.full(num_requests, -1, np.int64)
-        self.sent_ns = np.full(num_requests, -1, np.int64)
+        self.first_token_ns = np.empty(num_requests, np.int64)
+        self.finish_ns = np.empty(num_requests, np.int64)
+        self.sent_ns = np.empty(num_requests, np.int64)
         self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
         self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
         self.totals = np.zeros(engine.NUM_TOTALS, np.float64)

@@ -132,6 +132,8 @@ class StepSample(NamedTuple):
     context_tokens: int
     num_adapters: int
     num_scanned: int
+    duration_ns: int
+    num_prefills: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +162,7 @@ class Outcome:
 def run_kernel(scenario: Scenario) -> Outcome:
     """Return what `twin.kernels.engine.run_engine` makes of a scenario."""
     count = scenario.num_requests
-    first_token_ns, finish_ns, sent_ns = (np.full(count, -1, np.int64) for _ in range(3))
+    first_token_ns, finish_ns, sent_ns = (np.full(count, -7, np.int64) for _ in range(3))
     gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
     stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
     totals = np.zeros(engine.NUM_TOTALS, np.float64)

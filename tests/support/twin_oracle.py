@@ -303,6 +303,7 @@ class Oracle:
         )
         scheduler_ns = int(1e3 * scheduler_us)
         duration_ns = int(1e6 * lat_model_ms(self.scenario, sample)) + scheduler_ns + plan.load_ns
+        sample = sample._replace(duration_ns=duration_ns)
         start_ns, end_ns = self.now_ns, self.now_ns + duration_ns
         stop = self._why_admission_ended(plan)
         self._count(end_ns, stop)
@@ -340,6 +341,8 @@ class Oracle:
             context_tokens=sum(request.tokens for request in decodes),
             num_adapters=len(self._adapters_in_batch()),
             num_scanned=len(plan.admitted) + plan.num_passed_over,
+            duration_ns=0,  # known once the laws have seen the rest
+            num_prefills=sum(request.prefilling for request in plan.new_tokens),
         )
 
     def _count(self, end_ns: int, stop: str) -> None:
