@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twin.domain import LatencySummary, SimulationReport
 from twin.errors import InvalidInputError
 from twin.kernels import engine
-from twin.kernels.front_end import front_end_ready_ns
+from twin.kernels import report as kernel
+from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
 from twin.workload import MAX_REQUESTS, generate_requests
@@ -221,8 +222,7 @@ def _count_from_the_client(
     """Move `sent_ns` from the engine's door to the client's, and count what still stands between."""
     if ready_ns is arrival_ns:
         return
-    on_time = run.sent_ns == ready_ns
-    run.sent_ns[on_time] = arrival_ns[on_time]
+    count_from_the_client(arrival_ns, ready_ns, run.sent_ns, int(run.totals[engine.NUM_SENT]))
     if client.max_unfinished_requests is None:
         num_sent = int(np.searchsorted(arrival_ns, horizon_ns))
         run.sent_ns[:num_sent] = arrival_ns[:num_sent]
@@ -235,7 +235,7 @@ def _check_requests(requests: RequestStream, num_adapters: int, available: int) 
     largest_row = int(requests.adapter_of.max())
     if largest_row >= num_adapters:
         raise InvalidInputError("adapter_of", f"must be < {num_adapters}, got {largest_row}")
-    longest = int((requests.prompt_tokens.astype(np.int64) + requests.output_tokens).max())
+    longest = int(np.add(requests.prompt_tokens, requests.output_tokens, dtype=np.int64).max())
     if longest > available:
         raise InvalidInputError(
             "prompt_tokens", f"and output_tokens together must be <= {available} KV tokens, got {longest}"
@@ -264,19 +264,6 @@ def _flags(
     )
 
 
-def _summary(values_ms: NDArray[np.floating[Any]]) -> LatencySummary:
-    if values_ms.shape[0] == 0:
-        return LatencySummary(mean_ms=math.nan, p50_ms=math.nan, p95_ms=math.nan, p99_ms=math.nan)
-    p50, p95, p99 = _quantiles(values_ms)
-    return LatencySummary(mean_ms=float(values_ms.mean()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
-
-
-def _quantiles(values: NDArray[np.floating[Any]]) -> tuple[float, float, float]:
-    ranks = [math.ceil(level * values.shape[0]) - 1 for level in (0.5, 0.95, 0.99)]
-    ordered = np.partition(values, ranks)
-    return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])
-
-
 def _gap_quantile_ms(gap_counts: NDArray[np.int64], level: float) -> float:
     cumulative = np.cumsum(gap_counts)
     if cumulative[-1] == 0:
@@ -285,14 +272,39 @@ def _gap_quantile_ms(gap_counts: NDArray[np.int64], level: float) -> float:
     return 1e-3 * math.exp((index + 0.5) / engine.GAP_BINS_PER_E_FOLD)
 
 
-def _served_fraction(
-    requests: RequestStream, sent: slice, done: NDArray[np.bool_], num_adapters: int
-) -> NDArray[np.float64]:
-    tokens = (requests.prompt_tokens[sent] + requests.output_tokens[sent]).astype(np.float64)
-    adapters = requests.adapter_of[sent]
-    sent_tokens = np.bincount(adapters, weights=tokens, minlength=num_adapters)
-    done_tokens = np.bincount(adapters, weights=tokens * done, minlength=num_adapters)
-    return np.divide(done_tokens, sent_tokens, out=np.ones(num_adapters), where=sent_tokens > 0)
+class _Summary:
+    """What `twin.kernels.report.summarise` makes of a run, in a report's units."""
+
+    def __init__(self, requests: RequestStream, run: EngineRun, num_adapters: int, horizon_ns: int) -> None:
+        self.sums = np.zeros(kernel.NUM_SUMS)
+        self.quantiles_ms = np.empty((3, 3))
+        self.sent_tokens = np.zeros(num_adapters)
+        self.completed_tokens = np.zeros(num_adapters)
+        kernel.summarise(
+            run.sent_ns,
+            run.first_token_ns,
+            run.finish_ns,
+            requests.adapter_of,
+            requests.prompt_tokens,
+            requests.output_tokens,
+            int(run.totals[engine.NUM_SENT]),
+            horizon_ns,
+            self.sums,
+            self.quantiles_ms,
+            self.sent_tokens,
+            self.completed_tokens,
+        )
+
+    def mean_ms(self, total_ns: float, count: float) -> float:
+        return float(total_ns * 1e-6 / count) if count else math.nan
+
+    def latency(self, row: int, total_ns: float, count: float) -> LatencySummary:
+        p50, p95, p99 = self.quantiles_ms[row].tolist()
+        return LatencySummary(mean_ms=self.mean_ms(total_ns, count), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+
+    def served_fraction(self) -> NDArray[np.float64]:
+        served = np.ones(self.sent_tokens.shape[0])
+        return np.divide(self.completed_tokens, self.sent_tokens, out=served, where=self.sent_tokens > 0)
 
 
 def _report(
@@ -306,42 +318,34 @@ def _report(
     horizon_ns = round(horizon_s * 1e9)
     totals = run.totals
     num_sent = int(totals[engine.NUM_SENT])
-    sent = slice(0, num_sent)
-    finish, first, start = run.finish_ns[sent], run.first_token_ns[sent], run.sent_ns[sent]
-    done = (finish >= 0) & (finish <= horizon_ns)
-    prompt, output = requests.prompt_tokens[sent], requests.output_tokens[sent]
-    in_tok_s = float(prompt[done].sum(dtype=np.int64)) / horizon_s
-    out_tok_s = float(output[done].sum(dtype=np.int64)) / horizon_s
-    offered_tok_s = float(prompt.sum(dtype=np.int64) + output.sum(dtype=np.int64)) / horizon_s
-
-    ttft_ms = (first[done] - start[done]) * 1e-6
-    decode_ms = (finish[done] - first[done]) * 1e-6
-    gaps = output[done] - 1
-    num_gaps = int(gaps.sum(dtype=np.int64))
-    several = gaps > 0
-    num_unfinished = num_sent - int(done.sum())
-    all_ttft_ms = float(ttft_ms.sum()) + num_unfinished * horizon_s * 1e3
+    made = _Summary(requests, run, num_adapters, horizon_ns)
+    sums = made.sums
+    num_completed = int(sums[kernel.NUM_COMPLETED])
+    in_tok_s = float(sums[kernel.COMPLETED_PROMPT_TOKENS]) / horizon_s
+    out_tok_s = float(sums[kernel.COMPLETED_OUTPUT_TOKENS]) / horizon_s
+    offered_tok_s = float(sums[kernel.SENT_TOKENS]) / horizon_s
+    ttft_ns, decode_ns = sums[kernel.TTFT_NS], sums[kernel.DECODE_NS]
     window_ns = float(horizon_ns)
     return SimulationReport(
         horizon_s=horizon_s,
         num_requests_sent=num_sent,
-        num_requests_completed=int(done.sum()),
+        num_requests_completed=num_completed,
         throughput_in_tok_s=in_tok_s,
         throughput_out_tok_s=out_tok_s,
         throughput_tok_s=in_tok_s + out_tok_s,
         offered_tok_s=offered_tok_s,
         starved=in_tok_s + out_tok_s < STARVED_BELOW * offered_tok_s,
-        ttft=_summary(ttft_ms),
+        ttft=made.latency(0, ttft_ns, num_completed),
         itl=LatencySummary(
-            mean_ms=float(decode_ms.sum()) / num_gaps if num_gaps else math.nan,
+            mean_ms=made.mean_ms(decode_ns, sums[kernel.NUM_GAPS]),
             p50_ms=_gap_quantile_ms(run.gap_counts, 0.5),
             p95_ms=_gap_quantile_ms(run.gap_counts, 0.95),
             p99_ms=_gap_quantile_ms(run.gap_counts, 0.99),
         ),
-        tpot=_summary(decode_ms[several] / gaps[several]),
-        e2e=_summary(ttft_ms + decode_ms),
-        ttft_incl_unfinished_ms=all_ttft_ms / num_sent if num_sent else math.nan,
-        served_fraction=_served_fraction(requests, sent, done, num_adapters),
+        tpot=made.latency(1, sums[kernel.TPOT_NS], sums[kernel.NUM_WITH_GAPS]),
+        e2e=made.latency(2, ttft_ns + decode_ns, num_completed),
+        ttft_incl_unfinished_ms=made.mean_ms(ttft_ns + (num_sent - num_completed) * window_ns, num_sent),
+        served_fraction=made.served_fraction(),
         mean_num_requests_running=float(totals[engine.RUNNING_NS] / window_ns),
         mean_num_requests_waiting=float(totals[engine.WAITING_NS] / window_ns),
         max_num_requests_waiting=int(totals[engine.MAX_WAITING]),
