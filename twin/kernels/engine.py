@@ -83,9 +83,40 @@ NUM_GAP_BINS = 2400
 """Bins of the token-gap histogram: 1 % wide, from 1 microsecond to 7 hours."""
 
 
+_CELL_BITS = 17
+_FIRST_CELL, _NUM_CELLS = 1 << 5, 1 << 13
+"""Gaps of 4 ms to 1 s, those of nearly all steps, are looked up in cells of 131 microseconds."""
+
+
+def _bin_by_logarithm(gap_ns):
+    return min(int(GAP_BINS_PER_E_FOLD * math.log(max(gap_ns, 1000) * 1e-3)), NUM_GAP_BINS - 1)
+
+
+def _lower_edges_ns():
+    """Return the smallest gap of each bin up to the last cell, (num_bins,) int64."""
+    edges_ns = []
+    while not edges_ns or edges_ns[-1] >> _CELL_BITS <= _NUM_CELLS:
+        index = len(edges_ns)
+        edge_ns = int(1e3 * math.exp(index / GAP_BINS_PER_E_FOLD)) - 2
+        while _bin_by_logarithm(edge_ns) < index:
+            edge_ns += 1
+        edges_ns.append(edge_ns)
+    return np.array(edges_ns, np.int64)
+
+
+_EDGES_NS = _lower_edges_ns()
+_BIN_OF_CELL = np.searchsorted(_EDGES_NS, np.arange(_NUM_CELLS) << _CELL_BITS, side="right") - 1
+
+
 @njit(cache=True, nogil=True)
 def gap_bin(gap_ns):
     """Return the histogram bin of a gap between two tokens of a request."""
+    cell = gap_ns >> _CELL_BITS
+    if _FIRST_CELL <= cell < _NUM_CELLS:
+        index = _BIN_OF_CELL[cell]
+        while gap_ns >= _EDGES_NS[index + 1]:
+            index += 1
+        return index
     index = int(GAP_BINS_PER_E_FOLD * math.log(max(gap_ns, 1000) * 1e-3))
     return min(index, NUM_GAP_BINS - 1)
 

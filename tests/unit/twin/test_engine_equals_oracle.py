@@ -1,12 +1,15 @@
 """The kernel and the plain server agree to the nanosecond."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from tests.support.twin_cases import DRAINED_NS, HAS_JIT, num_examples, random_scenario, run_kernel, scenarios
-from tests.support.twin_oracle import run_oracle
+from tests.support.twin_oracle import gap_bin, run_oracle
+from twin.kernels import engine
 
 
 @pytest.mark.timeout(0)  # LOADMASTER_TWIN_EXAMPLES may ask for any number of examples
@@ -43,3 +46,12 @@ def test_the_kernel_equals_the_oracle_at_every_horizon():
     for horizon_ns in (1, 2, *range(10_000_000, 400_000_000, 7_654_321), DRAINED_NS):
         cut = replace(scenario, horizon_ns=horizon_ns)
         assert run_kernel(cut) == run_oracle(cut)
+
+
+@settings(max_examples=num_examples(300), deadline=None)
+@given(st.floats(2, 31), st.integers(-2, 2))
+def test_a_gap_falls_into_the_bin_of_its_logarithm(magnitude, step):
+    index = gap_bin(int(math.exp(magnitude)))
+    edge_ns = int(1e3 * math.exp(index / 100)) + step
+    for gap_ns in (int(math.exp(magnitude)), edge_ns, int(math.exp(magnitude)) >> 17 << 17):
+        assert engine.gap_bin(gap_ns) == gap_bin(gap_ns)

@@ -23,7 +23,8 @@ def served_requests(draw):
     first_ns = sent_ns + draw(st.sampled_from([1, 5, 1000]) | st.integers(1, END_NS))
     if draw(st.booleans()):
         return ServedRequest(adapter, prompt, output, sent_ns, first_ns, -1)
-    decode_ns = draw(st.integers(1, END_NS)) if output > 1 else 0
+    up_to_the_end_ns = max(END_NS - first_ns, 1)
+    decode_ns = draw(st.just(up_to_the_end_ns) | st.integers(1, END_NS)) if output > 1 else 0
     return ServedRequest(adapter, prompt, output, sent_ns, first_ns, first_ns + decode_ns)
 
 
