@@ -166,7 +166,7 @@ def simulate_requests(
     num_adapters = rank.shape[0]
     available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
     _check_requests(requests, num_adapters, available)
-    run = EngineRun(requests.num_requests)
+    run = EngineRun(requests.num_requests, num_adapters)
     cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
     horizon_ns = round(horizon_s * 1e9)
     ready_ns = requests.arrival_ns
@@ -183,10 +183,13 @@ def simulate_requests(
         _flags(server, num_adapters, available, client.max_unfinished_requests),
         step_coefficients(calibration.step),
         scheduler_coefficients(calibration.scheduler),
+        0,
         horizon_ns,
+        run.sent_ns,
+        run.admitted_ns,
         run.first_token_ns,
         run.finish_ns,
-        run.sent_ns,
+        run.slots_wait_ns,
         run.gap_counts,
         run.stop_ns,
         run.totals,
@@ -200,12 +203,17 @@ def simulate_requests(
 class EngineRun:
     """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
 
-    __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "samples", "sent_ns", "stop_ns", "totals")
+    __slots__ = (
+        *("sent_ns", "admitted_ns", "first_token_ns", "finish_ns", "slots_wait_ns"),
+        *("gap_counts", "stop_ns", "totals", "samples"),
+    )
 
-    def __init__(self, num_requests: int) -> None:
+    def __init__(self, num_requests: int, num_adapters: int) -> None:
+        self.sent_ns = np.empty(num_requests, np.int64)
+        self.admitted_ns = np.empty(num_requests, np.int64)
         self.first_token_ns = np.empty(num_requests, np.int64)
         self.finish_ns = np.empty(num_requests, np.int64)
-        self.sent_ns = np.empty(num_requests, np.int64)
+        self.slots_wait_ns = np.zeros(num_adapters, np.float64)
         self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
         self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
         self.totals = np.zeros(engine.NUM_TOTALS, np.float64)

@@ -145,10 +145,13 @@ def run_engine(
     flags,
     step_coefficients,
     scheduler_coefficients,
+    warmup_ns,
     horizon_ns,
+    sent_ns,
+    admitted_ns,
     first_token_ns,
     finish_ns,
-    sent_ns,
+    slots_wait_ns,
     gap_counts,
     stop_ns,
     totals,
@@ -170,10 +173,16 @@ def run_engine(
         whether adapters start in host memory (1) or on disk (0).
     step_coefficients, scheduler_coefficients
         Laws as in `twin.kernels.latency`.
-    horizon_ns
-        The run ends at the first step boundary at or after it.
-    first_token_ns, finish_ns, sent_ns
-        (num_requests,) int64, of any content; -1 where a time never came.
+    warmup_ns, horizon_ns
+        What is counted: integrals between the two, and steps (with their gaps, loads, preemptions and
+        maxima) that start at or after the first. The run ends at the first step boundary at or after
+        the second, which is the larger.
+    sent_ns, admitted_ns, first_token_ns, finish_ns
+        (num_requests,) int64, of any content: when each entered WAITING, was first admitted, answered
+        and finished; -1 where a time never came.
+    slots_wait_ns
+        (num_adapters,) float64 zeros: time that each adapter's requests waited, since they were first
+        passed over, while it was not in the batch and all slots were taken, summed over requests.
     gap_counts
         (NUM_GAP_BINS,) int64 zeros: tokens by the gap before them.
     stop_ns
@@ -248,13 +257,21 @@ def run_engine(
     cpu_following = np.full(num_adapters, -1, np.int32)
     cpu_ends = np.full(2, -1, np.int32)
     idle_since_step = np.full(num_adapters, -1, np.int64)
+
+    # The clock that runs while all slots are taken, what it said when each adapter outside the batch
+    # was looked at last, and how many requests of each adapter were passed over and wait.
+    slots_taken_ns = 0
+    slots_seen_ns = np.zeros(num_adapters, np.int64)
+    num_passed_of = np.zeros(num_adapters, np.int64)
     if starts_in_cpu:
         for adapter in range(max(num_adapters - max_cpu_loras, 0), num_adapters):
             in_cpu[adapter] = True
             num_in_cpu += 1
             list_append(cpu_previous, cpu_following, cpu_ends, adapter)
 
-    # Totals.
+    # Totals, of steps since the window opened.
+    window_is_open = False
+    first_step = 0
     running_ns, waiting_ns, adapter_ns, kv_block_ns = 0.0, 0.0, 0.0, 0.0
     busy_ns, total_load_ns, total_scheduler_ns = 0, 0, 0
     max_waiting, max_kv_blocks = 0, 0
@@ -288,6 +305,7 @@ def run_engine(
                         break  # the window is over before the client may send it
                     due_ns = now_ns
             sent_ns[next_arrival] = due_ns
+            admitted_ns[next_arrival] = -1
             first_token_ns[next_arrival] = -1
             finish_ns[next_arrival] = -1
             next_arrival += 1
@@ -295,14 +313,25 @@ def run_engine(
             if next_arrival < num_due:
                 next_due_ns = arrival_ns[next_arrival]
         num_waiting = next_arrival - num_finished - num_running
+        if not window_is_open and now_ns >= warmup_ns:
+            window_is_open = True
+            first_step = step
+            total_load_ns, total_scheduler_ns = 0, 0
+            max_waiting, max_kv_blocks = 0, 0
+            num_preemptions, num_loads_cpu, num_loads_disk = 0, 0, 0
+            gap_counts[:] = 0
+            sample_countdown, num_samples = 0, 0
         max_waiting = max(max_waiting, num_waiting)
 
         if now_ns >= horizon_ns:
             break
         if num_running + num_waiting == 0:
-            if next_arrival >= num_due:
+            if next_arrival < num_due:
+                now_ns = next_due_ns
+            elif window_is_open:
                 break
-            now_ns = next_due_ns
+            else:
+                now_ns = warmup_ns
             continue
 
         # --- RUNNING first: decodes take one token each, then the partial prefill what is left.
@@ -352,6 +381,7 @@ def run_engine(
             if num_running_of[adapter] == 0:
                 num_active -= 1
                 if slots_may_bind:
+                    slots_seen_ns[adapter] = slots_taken_ns
                     idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step - 1, adapter)
                     if cpu_may_evict:
                         idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step - 1, adapter)
@@ -412,6 +442,10 @@ def run_engine(
                         # Passed over for the first time: to the queue of its adapter.
                         counted_add(passed, passed_blocks, passed_regions, unscanned)
                         num_passed += 1
+                        waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+                        slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
+                        slots_seen_ns[adapter] = slots_taken_ns
+                        num_passed_of[adapter] += 1
                         if queue_first[adapter] < 0:
                             queue_first[adapter] = unscanned
                             sorted_add(heads_outside, unscanned)
@@ -441,6 +475,7 @@ def run_engine(
             if source == FROM_PREEMPTED:
                 num_preempted -= 1
             else:
+                admitted_ns[request] = now_ns
                 if num_empty > 0:
                     num_empty -= 1
                     seat = empty_seats[num_empty]
@@ -466,6 +501,9 @@ def run_engine(
                     unscanned += 1
             if num_running_of[adapter] == 0:
                 num_active += 1
+                if num_passed_of[adapter] > 0:
+                    waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+                    slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
                 if source == FROM_PREEMPTED and queue_first[adapter] >= 0:
                     sorted_discard(heads_outside, queue_first[adapter])
                     sorted_add(heads_in_batch, queue_first[adapter])
@@ -499,6 +537,8 @@ def run_engine(
                         num_in_cpu += 1
                         load_ns += disk_load_ns[adapter]
                         num_loads_disk += 1
+            if source == FROM_PASSED:
+                num_passed_of[adapter] -= 1
             num_running_of[adapter] += 1
             num_running += 1
             if num_admissions == admissions.shape[0]:
@@ -536,7 +576,7 @@ def run_engine(
         scheduler_ns = int(1e3 * scheduler_us(scheduler_coefficients, num_running, num_scanned))
         duration_ns = int(1e6 * model_ms) + scheduler_ns + load_ns
         end_ns = now_ns + duration_ns
-        counted_ns = min(end_ns, horizon_ns) - now_ns
+        counted_ns = max(min(end_ns, horizon_ns) - max(now_ns, warmup_ns), 0)
         used_blocks = num_blocks - free_blocks
         running_ns += num_running * counted_ns
         waiting_ns += num_waiting * counted_ns
@@ -544,6 +584,8 @@ def run_engine(
         adapter_ns += num_active * counted_ns
         max_kv_blocks = max(max_kv_blocks, used_blocks)
         busy_ns += counted_ns
+        if num_active == max_loras:
+            slots_taken_ns += counted_ns
         total_load_ns += load_ns
         total_scheduler_ns += scheduler_ns
         stop_ns[stop] += counted_ns
@@ -607,6 +649,7 @@ def run_engine(
             if num_running_of[adapter] == 0:
                 num_active -= 1
                 if slots_may_bind:
+                    slots_seen_ns[adapter] = slots_taken_ns
                     idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step, adapter)
                     if cpu_may_evict:
                         idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step, adapter)
@@ -622,10 +665,15 @@ def run_engine(
     assert free_blocks >= 0
     for request in range(next_arrival, arrival_ns.shape[0]):
         sent_ns[request] = -1
+        admitted_ns[request] = -1
         first_token_ns[request] = -1
         finish_ns[request] = -1
     totals[NUM_SENT] = next_arrival
-    totals[NUM_STEPS] = step
+    for adapter in range(num_adapters):
+        if num_running_of[adapter] == 0:
+            waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+            slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
+    totals[NUM_STEPS] = step - first_step
     totals[NUM_PREEMPTIONS] = num_preemptions
     totals[NUM_LOADS_CPU] = num_loads_cpu
     totals[NUM_LOADS_DISK] = num_loads_disk

@@ -14,13 +14,14 @@ from twin.kernels import engine
 
 @pytest.mark.timeout(0)  # LOADMASTER_TWIN_EXAMPLES may ask for any number of examples
 @settings(max_examples=num_examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(scenarios())
+@given(scenarios(warmup=True))
 def test_the_kernel_equals_the_oracle_on_any_small_server(scenario):
     expected = run_oracle(scenario)
     event(f"preempts: {expected.totals['NUM_PREEMPTIONS'] > 0}")
     for stop, stopped_ns in expected.stop_ns.items():
         event(f"{stop}: {stopped_ns > 0}")
     event(f"loads from disk: {expected.totals['NUM_LOADS_DISK'] > 0}")
+    event(f"waits for a slot: {any(expected.slots_wait_ns)}")
     assert run_kernel(scenario) == expected
 
 
@@ -33,8 +34,9 @@ def test_the_kernel_equals_the_oracle_on_any_small_server(scenario):
         {"max_loras": 12, "max_cpu_loras": 12},
         {"max_unfinished": 50},
         {"starts_in_cpu": False, "horizon_ns": 2 * 10**9},
+        {"warmup_ns": 10**9},
     ],
-    ids=["little KV", "token budget", "a slot for each adapter", "limited client", "cut early"],
+    ids=["little KV", "token budget", "a slot for each adapter", "limited client", "cut early", "warmed up"],
 )
 def test_the_kernel_equals_the_oracle_under_a_long_overload(seed, changes):
     scenario = random_scenario(seed, num_requests=400, num_adapters=12, **changes)
