@@ -1,38 +1,28 @@
-"""Run the twin: validate, pack arrays, call the kernel, check conservation, unpack a report."""
+"""Run the twin: validate, pack arrays, call the kernel; `twin.report` unpacks what it leaves."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin.domain import LatencySummary, SimulationReport
 from twin.errors import InvalidInputError
 from twin.kernels import engine
-from twin.kernels import report as kernel
 from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
+from twin.report import SAMPLE_STRIDE, EngineRun, Window, make_report
 from twin.workload import MAX_REQUESTS, generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from twin.domain import Calibration, ServerConfig, Workload
+    from twin.domain import Calibration, ServerConfig, SimulationReport, Workload
     from twin.workload import RequestStream
 
 TWIN_VERSION = "2"
 """Changes whenever the same input gives other results: data sets carry it."""
-
-STARVED_BELOW = 0.9
-"""A server is starved when it completes less than this share of the tokens sent."""
-
-SAMPLE_STRIDE = 97
-"""The report keeps the engine's state of every so many steps; a prime avoids the block rhythm."""
-
-MAX_SAMPLES = 4096
 
 EXPECTED_MAX_RPS = 36
 """A limited client sends no more than its server finishes: the first guess at how many to draw."""
@@ -67,12 +57,13 @@ class ClientConditions:
 STEADY_SERVICE = ClientConditions()
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
     workload: Workload,
     server: ServerConfig,
     calibration: Calibration,
     *,
     horizon_s: float = 3600.0,
+    warmup_s: float = 0.0,
     seed: int = 0,
     client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
@@ -82,8 +73,9 @@ def simulate(
     ----------
     workload, server, calibration
         Who sends, with which flags, on which measured server.
-    horizon_s
-        Window from an empty server, seconds, in (0, one week].
+    horizon_s, warmup_s
+        The window measured, seconds, > 0, and the service simulated before it, seconds, >= 0: 0 starts
+        from an empty server. One week at most together.
     seed
         Seed of arrivals and lengths.
     client
@@ -96,20 +88,23 @@ def simulate(
         `max_model_len`, a horizon out of range.
     """
     check_server(workload.rank, server, calibration)
-    _check_horizon(horizon_s)
+    window = _window(horizon_s, warmup_s)
+    simulated_s = warmup_s + horizon_s
     max_model_len = required_kv_tokens(calibration, server.max_model_len)
     max_requests = MAX_REQUESTS
     if client.max_unfinished_requests is not None:
-        max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * horizon_s)
+        max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * simulated_s)
     while True:
         requests = generate_requests(
-            workload, horizon_s=horizon_s, seed=seed, max_model_len=max_model_len, max_requests=max_requests
+            workload,
+            horizon_s=simulated_s,
+            seed=seed,
+            max_model_len=max_model_len,
+            max_requests=max_requests,
         )
-        report = simulate_requests(
-            requests, workload.rank, server, calibration, horizon_s=horizon_s, client=client
-        )
-        if requests.num_requests < max_requests or report.num_requests_sent < max_requests:
-            return report
+        run = _serve(requests, workload.rank, server, calibration, window, client)
+        if requests.num_requests < max_requests or run.totals[engine.NUM_SENT] < max_requests:
+            return _report(requests, run, server, calibration, window)
         max_requests *= 2
 
 
@@ -136,20 +131,25 @@ def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Cal
         )
 
 
-def _check_horizon(horizon_s: float) -> None:
+def _window(horizon_s: float, warmup_s: float) -> Window:
     if not MIN_HORIZON_S <= horizon_s <= MAX_HORIZON_S:
         raise InvalidInputError(
             "horizon_s", f"must be in [{MIN_HORIZON_S:g}, {MAX_HORIZON_S:g}], got {horizon_s!r}"
         )
+    longest_s = MAX_HORIZON_S - horizon_s
+    if not 0.0 <= warmup_s <= longest_s:
+        raise InvalidInputError("warmup_s", f"must be in [0, {longest_s:g}], got {warmup_s!r}")
+    return Window(warmup_s=warmup_s, horizon_s=horizon_s)
 
 
-def simulate_requests(
+def simulate_requests(  # noqa: PLR0913 (as `simulate`)
     requests: RequestStream,
     rank: NDArray[np.int32],
     server: ServerConfig,
     calibration: Calibration,
     *,
     horizon_s: float,
+    warmup_s: float = 0.0,
     client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
     """Return what one server does with given requests; see `simulate`.
@@ -161,14 +161,26 @@ def simulate_requests(
     rank
         (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
     """
-    _check_horizon(horizon_s)
+    window = _window(horizon_s, warmup_s)
     check_server(rank, server, calibration)
+    run = _serve(requests, rank, server, calibration, window, client)
+    return _report(requests, run, server, calibration, window)
+
+
+def _serve(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: ServerConfig,
+    calibration: Calibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
+    """Run the kernel on a server that starts."""
     num_adapters = rank.shape[0]
-    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
+    available = _available(server, calibration)
     _check_requests(requests, num_adapters, available)
     run = EngineRun(requests.num_requests, num_adapters)
     cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
-    horizon_ns = round(horizon_s * 1e9)
     ready_ns = requests.arrival_ns
     if client.cold_start:
         first_use_ns = round(calibration.load.first_use_ms * 1e6)
@@ -183,8 +195,8 @@ def simulate_requests(
         _flags(server, num_adapters, available, client.max_unfinished_requests),
         step_coefficients(calibration.step),
         scheduler_coefficients(calibration.scheduler),
-        0,
-        horizon_ns,
+        window.start_ns,
+        window.end_ns,
         run.sent_ns,
         run.admitted_ns,
         run.first_token_ns,
@@ -196,35 +208,30 @@ def simulate_requests(
         run.samples,
         SAMPLE_STRIDE,
     )
-    _count_from_the_client(requests.arrival_ns, ready_ns, run, horizon_ns, client)
-    return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
+    _count_from_the_client(requests.arrival_ns, ready_ns, run, window.end_ns, client)
+    return run
 
 
-class EngineRun:
-    """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
+def _report(
+    requests: RequestStream,
+    run: EngineRun,
+    server: ServerConfig,
+    calibration: Calibration,
+    window: Window,
+) -> SimulationReport:
+    available = _available(server, calibration)
+    return make_report(requests, run, window, kv_tokens=available, block_size=server.block_size)
 
-    __slots__ = (
-        *("sent_ns", "admitted_ns", "first_token_ns", "finish_ns", "slots_wait_ns"),
-        *("gap_counts", "stop_ns", "totals", "samples"),
-    )
 
-    def __init__(self, num_requests: int, num_adapters: int) -> None:
-        self.sent_ns = np.empty(num_requests, np.int64)
-        self.admitted_ns = np.empty(num_requests, np.int64)
-        self.first_token_ns = np.empty(num_requests, np.int64)
-        self.finish_ns = np.empty(num_requests, np.int64)
-        self.slots_wait_ns = np.zeros(num_adapters, np.float64)
-        self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
-        self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
-        self.totals = np.zeros(engine.NUM_TOTALS, np.float64)
-        self.samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
+def _available(server: ServerConfig, calibration: Calibration) -> int:
+    return kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
 
 
 def _count_from_the_client(
     arrival_ns: NDArray[np.int64],
     ready_ns: NDArray[np.int64],
     run: EngineRun,
-    horizon_ns: int,
+    end_ns: int,
     client: ClientConditions,
 ) -> None:
     """Move `sent_ns` from the engine's door to the client's, and count what still stands between."""
@@ -232,7 +239,7 @@ def _count_from_the_client(
         return
     count_from_the_client(arrival_ns, ready_ns, run.sent_ns, int(run.totals[engine.NUM_SENT]))
     if client.max_unfinished_requests is None:
-        num_sent = int(np.searchsorted(arrival_ns, horizon_ns))
+        num_sent = int(np.searchsorted(arrival_ns, end_ns))
         run.sent_ns[:num_sent] = arrival_ns[:num_sent]
         run.totals[engine.NUM_SENT] = num_sent
 
@@ -269,100 +276,4 @@ def _flags(
             1,
         ],
         dtype=np.int64,
-    )
-
-
-def _gap_quantile_ms(gap_counts: NDArray[np.int64], level: float) -> float:
-    cumulative = np.cumsum(gap_counts)
-    if cumulative[-1] == 0:
-        return math.nan
-    index = int(np.searchsorted(cumulative, level * cumulative[-1]))
-    return 1e-3 * math.exp((index + 0.5) / engine.GAP_BINS_PER_E_FOLD)
-
-
-class _Summary:
-    """What `twin.kernels.report.summarise` makes of a run, in a report's units."""
-
-    def __init__(self, requests: RequestStream, run: EngineRun, num_adapters: int, horizon_ns: int) -> None:
-        self.sums = np.zeros(kernel.NUM_SUMS)
-        self.quantiles_ms = np.empty((3, 3))
-        self.sent_tokens = np.zeros(num_adapters)
-        self.completed_tokens = np.zeros(num_adapters)
-        kernel.summarise(
-            run.sent_ns,
-            run.first_token_ns,
-            run.finish_ns,
-            requests.adapter_of,
-            requests.prompt_tokens,
-            requests.output_tokens,
-            int(run.totals[engine.NUM_SENT]),
-            horizon_ns,
-            self.sums,
-            self.quantiles_ms,
-            self.sent_tokens,
-            self.completed_tokens,
-        )
-
-    def mean_ms(self, total_ns: float, count: float) -> float:
-        return float(total_ns * 1e-6 / count) if count else math.nan
-
-    def latency(self, row: int, total_ns: float, count: float) -> LatencySummary:
-        p50, p95, p99 = self.quantiles_ms[row].tolist()
-        return LatencySummary(mean_ms=self.mean_ms(total_ns, count), p50_ms=p50, p95_ms=p95, p99_ms=p99)
-
-    def served_fraction(self) -> NDArray[np.float64]:
-        served = np.ones(self.sent_tokens.shape[0])
-        return np.divide(self.completed_tokens, self.sent_tokens, out=served, where=self.sent_tokens > 0)
-
-
-def _report(
-    requests: RequestStream,
-    run: EngineRun,
-    num_adapters: int,
-    available: int,
-    block_size: int,
-    horizon_s: float,
-) -> SimulationReport:
-    horizon_ns = round(horizon_s * 1e9)
-    totals = run.totals
-    num_sent = int(totals[engine.NUM_SENT])
-    made = _Summary(requests, run, num_adapters, horizon_ns)
-    sums = made.sums
-    num_completed = int(sums[kernel.NUM_COMPLETED])
-    in_tok_s = float(sums[kernel.COMPLETED_PROMPT_TOKENS]) / horizon_s
-    out_tok_s = float(sums[kernel.COMPLETED_OUTPUT_TOKENS]) / horizon_s
-    offered_tok_s = float(sums[kernel.SENT_TOKENS]) / horizon_s
-    ttft_ns, decode_ns = sums[kernel.TTFT_NS], sums[kernel.DECODE_NS]
-    window_ns = float(horizon_ns)
-    return SimulationReport(
-        horizon_s=horizon_s,
-        num_requests_sent=num_sent,
-        num_requests_completed=num_completed,
-        throughput_in_tok_s=in_tok_s,
-        throughput_out_tok_s=out_tok_s,
-        throughput_tok_s=in_tok_s + out_tok_s,
-        offered_tok_s=offered_tok_s,
-        starved=in_tok_s + out_tok_s < STARVED_BELOW * offered_tok_s,
-        ttft=made.latency(0, ttft_ns, num_completed),
-        itl=LatencySummary(
-            mean_ms=made.mean_ms(decode_ns, sums[kernel.NUM_GAPS]),
-            p50_ms=_gap_quantile_ms(run.gap_counts, 0.5),
-            p95_ms=_gap_quantile_ms(run.gap_counts, 0.95),
-            p99_ms=_gap_quantile_ms(run.gap_counts, 0.99),
-        ),
-        tpot=made.latency(1, sums[kernel.TPOT_NS], sums[kernel.NUM_WITH_GAPS]),
-        e2e=made.latency(2, ttft_ns + decode_ns, num_completed),
-        ttft_incl_unfinished_ms=made.mean_ms(ttft_ns + (num_sent - num_completed) * window_ns, num_sent),
-        served_fraction=made.served_fraction(),
-        mean_num_requests_running=float(totals[engine.RUNNING_NS] / window_ns),
-        mean_num_requests_waiting=float(totals[engine.WAITING_NS] / window_ns),
-        max_num_requests_waiting=int(totals[engine.MAX_WAITING]),
-        mean_kv_usage=float(totals[engine.KV_BLOCK_NS] / window_ns * block_size / available),
-        max_kv_usage=float(totals[engine.MAX_KV_BLOCKS] * block_size / available),
-        kv_tokens=available,
-        num_steps=int(totals[engine.NUM_STEPS]),
-        num_preemptions=int(totals[engine.NUM_PREEMPTIONS]),
-        num_loads=int(totals[engine.NUM_LOADS_CPU] + totals[engine.NUM_LOADS_DISK]),
-        mean_adapters_in_batch=float(totals[engine.ADAPTER_NS] / window_ns),
-        state_samples=run.samples[: int(totals[engine.NUM_STEPS]) // SAMPLE_STRIDE],
     )

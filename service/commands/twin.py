@@ -34,7 +34,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     max_loras: Annotated[int, typer.Option(help="Adapter slots.", show_default=False)],
     calibration: Annotated[str | None, typer.Option(help="Id or file; the workload's own if absent.")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="The smallest slot for all if absent.")] = None,
-    horizon_s: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
+    horizon_s: Annotated[float, typer.Option(help="Seconds measured.")] = 3600.0,
+    warmup_s: Annotated[float, typer.Option(help="Seconds simulated before them, not measured.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     trace: Annotated[
         Path | None, typer.Option(help="CSV arrival_s,adapter_id,input_tokens,output_tokens to replay.")
@@ -56,10 +57,12 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
         max_lora_rank = slot_rank(largest) or largest
     server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
     if trace is None:
-        report = run_twin(asked, server, known, horizon_s=horizon_s, seed=seed)
+        report = run_twin(asked, server, known, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed)
     else:
         requests = read_trace(trace, asked.adapter_ids)
-        report = simulate_requests(requests, asked.rank, server, known, horizon_s=horizon_s)
+        report = simulate_requests(
+            requests, asked.rank, server, known, horizon_s=horizon_s, warmup_s=warmup_s
+        )
     _print(report_document(report, asked.adapter_ids), json=json)
 
 

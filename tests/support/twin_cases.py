@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from twin.domain import (
+    AdapterOutcomes,
     Calibration,
     LoadLaw,
     MemoryLaw,
@@ -350,7 +351,10 @@ def server(**changes: Any) -> ServerConfig:
 
 def report_as_dict(report: SimulationReport) -> dict[str, Any]:
     """Return a report's fields with arrays as bytes, so that two reports compare exactly."""
-    values = {item.name: getattr(report, item.name) for item in fields(report)}
-    return {
-        name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in values.items()
-    }
+    return {item.name: _comparable(getattr(report, item.name)) for item in fields(report)}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, AdapterOutcomes):
+        return {item.name: getattr(value, item.name).tobytes() for item in fields(value)}
+    return value.tobytes() if isinstance(value, np.ndarray) else value

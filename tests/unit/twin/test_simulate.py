@@ -228,6 +228,13 @@ def test_a_window_out_of_range_is_refused(horizon_s):
     assert refusal.value.field == "horizon_s"
 
 
+@pytest.mark.parametrize("warmup_s", [-1.0, float("nan"), float("inf"), 1e9])
+def test_a_warm_up_out_of_range_is_refused(warmup_s):
+    with pytest.raises(InvalidInputError) as refusal:
+        simulate(workload(), server(), calibration(), horizon_s=1.0, warmup_s=warmup_s)
+    assert refusal.value.field == "warmup_s"
+
+
 @pytest.mark.parametrize(
     ("load", "flags", "field"),
     [
