@@ -102,9 +102,9 @@ def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
             max_model_len=max_model_len,
             max_requests=max_requests,
         )
-        run = _serve(requests, workload.rank, server, calibration, window, client)
+        run = serve(requests, workload.rank, server, calibration, window, client)
         if requests.num_requests < max_requests or run.totals[engine.NUM_SENT] < max_requests:
-            return _report(requests, run, server, calibration, window)
+            return report_of(requests, run, server, calibration, window)
         max_requests *= 2
 
 
@@ -163,11 +163,11 @@ def simulate_requests(  # noqa: PLR0913 (as `simulate`)
     """
     window = _window(horizon_s, warmup_s)
     check_server(rank, server, calibration)
-    run = _serve(requests, rank, server, calibration, window, client)
-    return _report(requests, run, server, calibration, window)
+    run = serve(requests, rank, server, calibration, window, client)
+    return report_of(requests, run, server, calibration, window)
 
 
-def _serve(
+def serve(
     requests: RequestStream,
     rank: NDArray[np.int32],
     server: ServerConfig,
@@ -175,7 +175,7 @@ def _serve(
     window: Window,
     client: ClientConditions,
 ) -> EngineRun:
-    """Run the kernel on a server that starts."""
+    """Return what the kernel makes of a server that `check_server` accepts; see `simulate_requests`."""
     num_adapters = rank.shape[0]
     available = _available(server, calibration)
     _check_requests(requests, num_adapters, available)
@@ -212,13 +212,14 @@ def _serve(
     return run
 
 
-def _report(
+def report_of(
     requests: RequestStream,
     run: EngineRun,
     server: ServerConfig,
     calibration: Calibration,
     window: Window,
 ) -> SimulationReport:
+    """Return the report of what `serve` left."""
     available = _available(server, calibration)
     return make_report(requests, run, window, kv_tokens=available, block_size=server.block_size)
 
