@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,11 +21,12 @@ from models.errors import DatasetError
 from models.features import NUM_AGGREGATES, NUM_FEATURES, aggregate, calibration_vector
 from models.kernels.features import fill_features
 from models.scenarios import scenario
+from twin.batch import map_tasks
 from twin.calibration import calibration_from_json, calibration_to_json
 from twin.simulate import TWIN_VERSION, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -158,22 +156,11 @@ def generate(
     task = partial(_simulate_rows, calibration_to_json(calibration), seed, max_adapters)
     tasks = [range(first, min(first + ROWS_A_TASK, num_rows)) for first in range(0, num_rows, ROWS_A_TASK)]
     done: list[list[list[float]]] = []
-    for rows in map_tasks(task, tasks, num_workers or os.cpu_count() or 1):
+    for rows in map_tasks(task, tasks, num_workers):
         done.append(rows)
         if on_rows is not None:
             on_rows(len(rows))
     return Dataset(origin=origin, columns=np.array(list(chain.from_iterable(done)), dtype=np.float64))
-
-
-def map_tasks(task: Callable[[range], Any], tasks: Sequence[range], num_workers: int) -> Iterator[Any]:
-    """Yield what `task` makes of each range, in order, over `num_workers` processes."""
-    if num_workers == 1:
-        yield from map(task, tasks)
-        return
-    # Spawned, not forked: the parent may hold threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=num_workers, mp_context=context) as pool:
-        yield from pool.map(task, tasks)
 
 
 def _simulate_rows(calibration_json: str, seed: int, max_adapters: int, rows: range) -> list[list[float]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.artifact import Provenance, save
-from models.dataset import calibration_sha256, map_tasks
+from models.dataset import calibration_sha256
 from models.distillation import MAX_LEAVES, distil
 from models.errors import DatasetError
 from models.features import NUM_FEATURES, aggregate, calibration_vector, features_of
@@ -17,6 +17,7 @@ from models.figures import figures, physics_factors, student_factors
 from models.scenarios import GROUP_SIZE, scenario
 from models.surrogate import Surrogate
 from models.training import examples_of, fit_teacher, split
+from twin.batch import map_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path

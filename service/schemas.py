@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from placer.ranks import slot_rank
 from service.errors import InvalidRequestError, MalformedBodyError
-from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
+from twin.domain import CONSTRAINTS, MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
 from twin.simulate import MAX_HORIZON_S, MIN_HORIZON_S
 from twin.traffic import ARRIVAL_LAWS
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.storage.jobs import JobRecord
-    from twin.domain import SimulationReport
+    from twin.domain import AdapterOutcomes, SimulationReport
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -376,16 +376,31 @@ def report_document(report: SimulationReport, adapter_ids: Sequence[str]) -> Map
     document = {
         field.name: _json_value(getattr(report, field.name))
         for field in dataclasses.fields(report)
-        if field.name not in {"served_fraction", "state_samples"}
+        if field.name not in {"served_fraction", "adapters", "state_samples"}
     }
     fractions = report.served_fraction.tolist()
     document["served_fraction"] = dict(zip(adapter_ids, fractions, strict=True))
+    document["adapters"] = _adapters_document(report.adapters, adapter_ids)
+    document["starving_adapters"] = {
+        adapter_ids[row]: CONSTRAINTS[report.adapters.cause[row]]
+        for row in np.flatnonzero(report.adapters.starving).tolist()
+    }
     return document
+
+
+def _adapters_document(outcomes: AdapterOutcomes, adapter_ids: Sequence[str]) -> Mapping[str, Any]:
+    """Return what was measured of each adapter, by its id."""
+    columns = {field.name: getattr(outcomes, field.name).tolist() for field in dataclasses.fields(outcomes)}
+    columns["cause"] = [CONSTRAINTS[cause] for cause in columns["cause"]]
+    rows = zip(*columns.values(), strict=True)
+    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(adapter_ids, rows, strict=True)}
 
 
 def _json_value(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _json_value(part) for name, part in dataclasses.asdict(value).items()}
+    if isinstance(value, dict):
+        return {name: _json_value(part) for name, part in value.items()}
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value

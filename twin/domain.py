@@ -549,16 +549,59 @@ class LatencySummary:
     p99_ms: float
 
 
+CONSTRAINTS = ("none", "slots", "kv_memory", "token_budget", "sequences")
+"""What ends a step's admission: an empty queue, `max_loras`, KV blocks, `max_num_batched_tokens`,
+`max_num_seqs`."""
+
+NO_CONSTRAINT, SLOTS, KV_MEMORY, TOKEN_BUDGET, SEQUENCES = range(len(CONSTRAINTS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AdapterOutcomes:
+    """What a window was for each adapter, held as columns in the workload's order.
+
+    Attributes
+    ----------
+    num_requests_sent, num_requests_completed
+        (num_adapters,) int64.
+    served_fraction
+        (num_adapters,) float64, tokens completed over tokens sent, at most 1; 1 where none was sent.
+    mean_wait_ms, max_wait_ms
+        (num_adapters,) float64, from being sent to the first admission, over requests sent in the
+        window; those never admitted wait to its end. 0 where none was sent.
+    slots_wait_share
+        (num_adapters,) float64 in [0, 1], the share of its requests' waiting in the window that they
+        spent passed over, with all slots taken by other adapters.
+    starving
+        (num_adapters,) bool, served less than 0.9 of the tokens sent, of 20 requests or more.
+    cause
+        (num_adapters,) int8, index into `CONSTRAINTS` of what a starving adapter waited for: slots
+        where they are half of its waiting or more, else what ended admission most of the time for all
+        adapters alike. 0 where it does not starve.
+    """
+
+    num_requests_sent: NDArray[np.int64]
+    num_requests_completed: NDArray[np.int64]
+    served_fraction: NDArray[np.float64]
+    mean_wait_ms: NDArray[np.float64]
+    max_wait_ms: NDArray[np.float64]
+    slots_wait_share: NDArray[np.float64]
+    starving: NDArray[np.bool_]
+    cause: NDArray[np.int8]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SimulationReport:
     """What one simulated server did in its window. Definitions equal the measured runs'.
 
     Attributes
     ----------
-    horizon_s
-        The window, from an empty server, no warm-up cut.
-    num_requests_sent, num_requests_completed
-        Requests that reached the server in the window, and those finished in it.
+    horizon_s, warmup_s
+        The window, and the simulated service before it, which counts for nothing below: 0 is an empty
+        server.
+    num_requests_sent, num_requests_completed, num_requests_carried_over
+        Requests that reached the server in the window, those finished in it, and those unfinished when
+        it opened, which may finish in it too.
     throughput_in_tok_s, throughput_out_tok_s, throughput_tok_s
         Tokens of completed requests over the window.
     offered_tok_s
@@ -570,7 +613,17 @@ class SimulationReport:
     ttft_incl_unfinished_ms
         Mean TTFT with every unfinished request counted as the whole window.
     served_fraction
-        (num_adapters,) float64, completed over sent tokens of each adapter; 1 where none was sent.
+        (num_adapters,) float64, as in `adapters`.
+    adapters
+        How each adapter was served, which starve, and why.
+    fairness
+        Jain's index of the served fractions of adapters that sent anything: 1 when all are served
+        alike, 1 / (number of adapters) when one alone is; NaN where nothing was served.
+    binding_constraint
+        What ended admission in most of the busy time: ``none`` (nobody was left waiting), ``slots``,
+        ``kv_memory``, ``throughput`` (the token budget), ``sequences`` (`max_num_seqs`).
+    constraint_shares
+        The share of busy time in which each of `CONSTRAINTS` ended admission.
     mean_num_requests_running, mean_num_requests_waiting, max_num_requests_waiting
         Time-weighted means, and the maximum.
     mean_kv_usage, max_kv_usage
@@ -582,13 +635,16 @@ class SimulationReport:
     mean_adapters_in_batch
         Distinct adapters in a step, time-weighted mean.
     state_samples
-        (num_samples, 5) int64, the engine's state at regular steps: decodes, prompt tokens, context
-        tokens, distinct adapters, scanned requests.
+        (num_samples, 7) int64, the engine's state at regular steps: decodes, prompt tokens, context
+        tokens, distinct adapters, scanned requests, the step's duration in nanoseconds, requests in
+        prefill.
     """
 
     horizon_s: float
+    warmup_s: float
     num_requests_sent: int
     num_requests_completed: int
+    num_requests_carried_over: int
     throughput_in_tok_s: float
     throughput_out_tok_s: float
     throughput_tok_s: float
@@ -600,6 +656,10 @@ class SimulationReport:
     e2e: LatencySummary
     ttft_incl_unfinished_ms: float
     served_fraction: NDArray[np.float64]
+    adapters: AdapterOutcomes
+    fairness: float
+    binding_constraint: str
+    constraint_shares: Mapping[str, float]
     mean_num_requests_running: float
     mean_num_requests_waiting: float
     max_num_requests_waiting: int
@@ -613,5 +673,6 @@ class SimulationReport:
     state_samples: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        assert self.num_requests_completed <= self.num_requests_sent, "completed requests were sent"
+        num_known = self.num_requests_sent + self.num_requests_carried_over
+        assert self.num_requests_completed <= num_known, "completed requests were sent"
         assert self.max_kv_usage <= 1, "KV blocks in use never exceed KV blocks"

@@ -14,7 +14,8 @@ import numpy as np
 
 from twin.domain import Calibration, ServerConfig, Workload
 from twin.errors import InvalidInputError
-from twin.simulate import STARVED_BELOW, ClientConditions
+from twin.report import STARVED_BELOW
+from twin.simulate import ClientConditions
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"

@@ -36,6 +36,7 @@ class PagedRun(Protocol):
     first_token_ns: NDArray[np.int64]
     finish_ns: NDArray[np.int64]
     sent_ns: NDArray[np.int64]
+    admitted_ns: NDArray[np.int64]
     gap_counts: NDArray[np.int64]
     totals: NDArray[np.float64]
     samples: NDArray[np.int64]
@@ -113,6 +114,8 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
 ) -> None:
     """Serve the requests until the horizon; `run` receives the result.
 
+    A request counts as admitted when its prefill, a step of its own, has ended.
+
     Raises
     ------
     InvalidInputError
@@ -121,6 +124,9 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
     check_paged_server(rank, server, calibration)
     declared = declared_tokens(requests, server)
     _check_requests(requests, declared, rank, server, calibration)
+    for times_ns in (run.first_token_ns, run.finish_ns, run.sent_ns):
+        times_ns.fill(-1)
+    run.samples.fill(0)
     pool_tokens_of = calibration.adapter_tokens_per_rank * rank.astype(np.int64)
     load_ns_of = (1e6 * calibration.load.load_rank_ms * rank).astype(np.int64)
     run_paged_engine(
@@ -143,6 +149,7 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
         run.samples,
         sample_stride,
     )
+    run.admitted_ns[:] = run.first_token_ns
 
 
 def paged_step_coefficients(law: PagedStepLaw) -> NDArray[np.float64]:

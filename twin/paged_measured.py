@@ -21,7 +21,7 @@ import numpy as np
 
 from twin.domain import Workload
 from twin.errors import InvalidInputError
-from twin.simulate import STARVED_BELOW
+from twin.report import STARVED_BELOW
 
 if TYPE_CHECKING:
     from twin.paged_domain import PagedCalibration

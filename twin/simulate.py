@@ -1,18 +1,16 @@
-"""Run the twin: validate, pack arrays, call the kernel, check conservation, unpack a report."""
+"""Run the twin: validate, pack arrays, call the kernel; `twin.report` unpacks what it leaves."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twin.arrivals import MAX_REQUESTS
-from twin.domain import LatencySummary, SimulationReport
 from twin.errors import InvalidInputError
 from twin.kernels import engine
-from twin.kernels.front_end import front_end_ready_ns
+from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
 from twin.paged import (
@@ -23,25 +21,18 @@ from twin.paged import (
     run_paged,
 )
 from twin.paged_domain import PagedServerConfig
+from twin.report import SAMPLE_STRIDE, EngineRun, Window, make_report
 from twin.workload import generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from twin.domain import Calibration, ServerConfig, Workload
+    from twin.domain import Calibration, ServerConfig, SimulationReport, Workload
     from twin.paged_domain import PagedCalibration
     from twin.workload import RequestStream
 
 TWIN_VERSION = "3"
 """Changes whenever the same input gives other results: data sets carry it."""
-
-STARVED_BELOW = 0.9
-"""A server is starved when it completes less than this share of the tokens sent."""
-
-SAMPLE_STRIDE = 97
-"""The report keeps the engine's state of every so many steps; a prime avoids the block rhythm."""
-
-MAX_SAMPLES = 4096
 
 EXPECTED_MAX_RPS = 36
 """A limited client sends no more than its server finishes: the first guess at how many to draw."""
@@ -76,12 +67,13 @@ class ClientConditions:
 STEADY_SERVICE = ClientConditions()
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
     workload: Workload,
     server: ServerConfig | PagedServerConfig,
     calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float = 3600.0,
+    warmup_s: float = 0.0,
     seed: int = 0,
     client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
@@ -92,8 +84,9 @@ def simulate(
     workload, server, calibration
         Who sends, with which flags, on which measured server; `PagedServerConfig` and
         `PagedCalibration` go together and make it the paged engine (`twin.paged`).
-    horizon_s
-        Window from an empty server, seconds, in (0, one week].
+    horizon_s, warmup_s
+        The window measured, seconds, > 0, and the service simulated before it, seconds, >= 0: 0 starts
+        from an empty server. One week at most together.
     seed
         Seed of arrivals and lengths.
     client
@@ -105,20 +98,23 @@ def simulate(
         Naming the field: a rank above `max_lora_rank`, slots that leave no room for one request of
         `max_model_len`, a horizon out of range.
     """
-    _check_horizon(horizon_s)
+    window = _window(horizon_s, warmup_s)
+    simulated_s = warmup_s + horizon_s
     max_model_len = _longest_request_tokens(workload.rank, server, calibration)
     max_requests = MAX_REQUESTS
     if client.max_unfinished_requests is not None:
-        max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * horizon_s)
+        max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * simulated_s)
     while True:
         requests = generate_requests(
-            workload, horizon_s=horizon_s, seed=seed, max_model_len=max_model_len, max_requests=max_requests
+            workload,
+            horizon_s=simulated_s,
+            seed=seed,
+            max_model_len=max_model_len,
+            max_requests=max_requests,
         )
-        report = simulate_requests(
-            requests, workload.rank, server, calibration, horizon_s=horizon_s, client=client
-        )
-        if requests.num_requests < max_requests or report.num_requests_sent < max_requests:
-            return report
+        run = serve(requests, workload.rank, server, calibration, window, client)
+        if requests.num_requests < max_requests or run.totals[engine.NUM_SENT] < max_requests:
+            return report_of(requests, run, server, calibration, window)
         max_requests *= 2
 
 
@@ -160,20 +156,25 @@ def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Cal
         )
 
 
-def _check_horizon(horizon_s: float) -> None:
+def _window(horizon_s: float, warmup_s: float) -> Window:
     if not MIN_HORIZON_S <= horizon_s <= MAX_HORIZON_S:
         raise InvalidInputError(
             "horizon_s", f"must be in [{MIN_HORIZON_S:g}, {MAX_HORIZON_S:g}], got {horizon_s!r}"
         )
+    longest_s = MAX_HORIZON_S - horizon_s
+    if not 0.0 <= warmup_s <= longest_s:
+        raise InvalidInputError("warmup_s", f"must be in [0, {longest_s:g}], got {warmup_s!r}")
+    return Window(warmup_s=warmup_s, horizon_s=horizon_s)
 
 
-def simulate_requests(
+def simulate_requests(  # noqa: PLR0913 (as `simulate`)
     requests: RequestStream,
     rank: NDArray[np.int32],
     server: ServerConfig | PagedServerConfig,
     calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float,
+    warmup_s: float = 0.0,
     client: ClientConditions = STEADY_SERVICE,
 ) -> SimulationReport:
     """Return what one server does with given requests; see `simulate`.
@@ -185,18 +186,58 @@ def simulate_requests(
     rank
         (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
     """
-    _check_horizon(horizon_s)
+    window = _window(horizon_s, warmup_s)
+    run = serve(requests, rank, server, calibration, window, client)
+    return report_of(requests, run, server, calibration, window)
+
+
+def serve(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
+    """Return what the kernel of the server's kind makes of the requests; see `simulate_requests`."""
     if isinstance(server, PagedServerConfig):
-        known = require_paged(calibration)
-        return _simulate_paged(requests, rank, server, known, horizon_s=horizon_s, client=client)
-    calibration = require_slotted(calibration)
+        return _serve_paged(requests, rank, server, require_paged(calibration), window, client)
+    return _serve_slotted(requests, rank, server, require_slotted(calibration), window, client)
+
+
+def _serve_paged(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: PagedServerConfig,
+    calibration: PagedCalibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
+    if client != STEADY_SERVICE:
+        raise InvalidInputError("client", f"must be steady for a paged engine, got {client}")
+    if window.start_ns > 0:
+        raise InvalidInputError("warmup_s", f"must be 0 for a paged engine, got {window.warmup_s!r}")
+    run = EngineRun(requests.num_requests, rank.shape[0])
+    run_paged(
+        requests, rank, server, calibration, horizon_ns=window.end_ns, run=run, sample_stride=SAMPLE_STRIDE
+    )
+    return run
+
+
+def _serve_slotted(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: ServerConfig,
+    calibration: Calibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
     check_server(rank, server, calibration)
     num_adapters = rank.shape[0]
-    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
+    available = _available(server, calibration)
     _check_requests(requests, num_adapters, available)
-    run = EngineRun(requests.num_requests)
+    run = EngineRun(requests.num_requests, num_adapters)
     cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
-    horizon_ns = round(horizon_s * 1e9)
     ready_ns = requests.arrival_ns
     if client.cold_start:
         first_use_ns = round(calibration.load.first_use_ms * 1e6)
@@ -211,69 +252,55 @@ def simulate_requests(
         _flags(server, num_adapters, available, client.max_unfinished_requests),
         step_coefficients(calibration.step),
         scheduler_coefficients(calibration.scheduler),
-        horizon_ns,
+        window.start_ns,
+        window.end_ns,
+        run.sent_ns,
+        run.admitted_ns,
         run.first_token_ns,
         run.finish_ns,
-        run.sent_ns,
+        run.slots_wait_ns,
         run.gap_counts,
         run.stop_ns,
         run.totals,
         run.samples,
         SAMPLE_STRIDE,
     )
-    _count_from_the_client(requests.arrival_ns, ready_ns, run, horizon_ns, client)
-    return _report(requests, run, num_adapters, available, server.block_size, horizon_s)
+    _count_from_the_client(requests.arrival_ns, ready_ns, run, window.end_ns, client)
+    return run
 
 
-def _simulate_paged(
+def report_of(
     requests: RequestStream,
-    rank: NDArray[np.int32],
-    server: PagedServerConfig,
-    calibration: PagedCalibration,
-    *,
-    horizon_s: float,
-    client: ClientConditions,
+    run: EngineRun,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
+    window: Window,
 ) -> SimulationReport:
-    if client != STEADY_SERVICE:
-        raise InvalidInputError("client", f"must be steady for a paged engine, got {client}")
-    run = EngineRun(requests.num_requests)
-    horizon_ns = round(horizon_s * 1e9)
-    run_paged(
-        requests, rank, server, calibration, horizon_ns=horizon_ns, run=run, sample_stride=SAMPLE_STRIDE
-    )
-    one_token = 1
-    return _report(requests, run, rank.shape[0], server.max_total_token_num, one_token, horizon_s)
+    """Return the report of what `serve` left."""
+    if isinstance(server, PagedServerConfig):
+        one_token = 1
+        return make_report(requests, run, window, kv_tokens=server.max_total_token_num, block_size=one_token)
+    available = _available(server, require_slotted(calibration))
+    return make_report(requests, run, window, kv_tokens=available, block_size=server.block_size)
 
 
-class EngineRun:
-    """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
-
-    __slots__ = ("finish_ns", "first_token_ns", "gap_counts", "samples", "sent_ns", "stop_ns", "totals")
-
-    def __init__(self, num_requests: int) -> None:
-        self.first_token_ns = np.full(num_requests, -1, np.int64)
-        self.finish_ns = np.full(num_requests, -1, np.int64)
-        self.sent_ns = np.full(num_requests, -1, np.int64)
-        self.gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
-        self.stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
-        self.totals = np.zeros(engine.NUM_TOTALS, np.float64)
-        self.samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
+def _available(server: ServerConfig, calibration: Calibration) -> int:
+    return kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
 
 
 def _count_from_the_client(
     arrival_ns: NDArray[np.int64],
     ready_ns: NDArray[np.int64],
     run: EngineRun,
-    horizon_ns: int,
+    end_ns: int,
     client: ClientConditions,
 ) -> None:
     """Move `sent_ns` from the engine's door to the client's, and count what still stands between."""
     if ready_ns is arrival_ns:
         return
-    on_time = run.sent_ns == ready_ns
-    run.sent_ns[on_time] = arrival_ns[on_time]
+    count_from_the_client(arrival_ns, ready_ns, run.sent_ns, int(run.totals[engine.NUM_SENT]))
     if client.max_unfinished_requests is None:
-        num_sent = int(np.searchsorted(arrival_ns, horizon_ns))
+        num_sent = int(np.searchsorted(arrival_ns, end_ns))
         run.sent_ns[:num_sent] = arrival_ns[:num_sent]
         run.totals[engine.NUM_SENT] = num_sent
 
@@ -284,7 +311,7 @@ def _check_requests(requests: RequestStream, num_adapters: int, available: int) 
     largest_row = int(requests.adapter_of.max())
     if largest_row >= num_adapters:
         raise InvalidInputError("adapter_of", f"must be < {num_adapters}, got {largest_row}")
-    longest = int((requests.prompt_tokens.astype(np.int64) + requests.output_tokens).max())
+    longest = int(np.add(requests.prompt_tokens, requests.output_tokens, dtype=np.int64).max())
     if longest > available:
         raise InvalidInputError(
             "prompt_tokens", f"and output_tokens together must be <= {available} KV tokens, got {longest}"
@@ -310,96 +337,4 @@ def _flags(
             1,
         ],
         dtype=np.int64,
-    )
-
-
-def _summary(values_ms: NDArray[np.floating[Any]]) -> LatencySummary:
-    if values_ms.shape[0] == 0:
-        return LatencySummary(mean_ms=math.nan, p50_ms=math.nan, p95_ms=math.nan, p99_ms=math.nan)
-    p50, p95, p99 = _quantiles(values_ms)
-    return LatencySummary(mean_ms=float(values_ms.mean()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
-
-
-def _quantiles(values: NDArray[np.floating[Any]]) -> tuple[float, float, float]:
-    ranks = [math.ceil(level * values.shape[0]) - 1 for level in (0.5, 0.95, 0.99)]
-    ordered = np.partition(values, ranks)
-    return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])
-
-
-def _gap_quantile_ms(gap_counts: NDArray[np.int64], level: float) -> float:
-    cumulative = np.cumsum(gap_counts)
-    if cumulative[-1] == 0:
-        return math.nan
-    index = int(np.searchsorted(cumulative, level * cumulative[-1]))
-    return 1e-3 * math.exp((index + 0.5) / engine.GAP_BINS_PER_E_FOLD)
-
-
-def _served_fraction(
-    requests: RequestStream, sent: slice, done: NDArray[np.bool_], num_adapters: int
-) -> NDArray[np.float64]:
-    tokens = (requests.prompt_tokens[sent] + requests.output_tokens[sent]).astype(np.float64)
-    adapters = requests.adapter_of[sent]
-    sent_tokens = np.bincount(adapters, weights=tokens, minlength=num_adapters)
-    done_tokens = np.bincount(adapters, weights=tokens * done, minlength=num_adapters)
-    return np.divide(done_tokens, sent_tokens, out=np.ones(num_adapters), where=sent_tokens > 0)
-
-
-def _report(
-    requests: RequestStream,
-    run: EngineRun,
-    num_adapters: int,
-    available: int,
-    block_size: int,
-    horizon_s: float,
-) -> SimulationReport:
-    horizon_ns = round(horizon_s * 1e9)
-    totals = run.totals
-    num_sent = int(totals[engine.NUM_SENT])
-    sent = slice(0, num_sent)
-    finish, first, start = run.finish_ns[sent], run.first_token_ns[sent], run.sent_ns[sent]
-    done = (finish >= 0) & (finish <= horizon_ns)
-    prompt, output = requests.prompt_tokens[sent], requests.output_tokens[sent]
-    in_tok_s = float(prompt[done].sum(dtype=np.int64)) / horizon_s
-    out_tok_s = float(output[done].sum(dtype=np.int64)) / horizon_s
-    offered_tok_s = float(prompt.sum(dtype=np.int64) + output.sum(dtype=np.int64)) / horizon_s
-
-    ttft_ms = (first[done] - start[done]) * 1e-6
-    decode_ms = (finish[done] - first[done]) * 1e-6
-    gaps = output[done] - 1
-    num_gaps = int(gaps.sum(dtype=np.int64))
-    several = gaps > 0
-    num_unfinished = num_sent - int(done.sum())
-    all_ttft_ms = float(ttft_ms.sum()) + num_unfinished * horizon_s * 1e3
-    window_ns = float(horizon_ns)
-    return SimulationReport(
-        horizon_s=horizon_s,
-        num_requests_sent=num_sent,
-        num_requests_completed=int(done.sum()),
-        throughput_in_tok_s=in_tok_s,
-        throughput_out_tok_s=out_tok_s,
-        throughput_tok_s=in_tok_s + out_tok_s,
-        offered_tok_s=offered_tok_s,
-        starved=in_tok_s + out_tok_s < STARVED_BELOW * offered_tok_s,
-        ttft=_summary(ttft_ms),
-        itl=LatencySummary(
-            mean_ms=float(decode_ms.sum()) / num_gaps if num_gaps else math.nan,
-            p50_ms=_gap_quantile_ms(run.gap_counts, 0.5),
-            p95_ms=_gap_quantile_ms(run.gap_counts, 0.95),
-            p99_ms=_gap_quantile_ms(run.gap_counts, 0.99),
-        ),
-        tpot=_summary(decode_ms[several] / gaps[several]),
-        e2e=_summary(ttft_ms + decode_ms),
-        ttft_incl_unfinished_ms=all_ttft_ms / num_sent if num_sent else math.nan,
-        served_fraction=_served_fraction(requests, sent, done, num_adapters),
-        mean_num_requests_running=float(totals[engine.RUNNING_NS] / window_ns),
-        mean_num_requests_waiting=float(totals[engine.WAITING_NS] / window_ns),
-        max_num_requests_waiting=int(totals[engine.MAX_WAITING]),
-        mean_kv_usage=float(totals[engine.KV_BLOCK_NS] / window_ns * block_size / available),
-        max_kv_usage=float(totals[engine.MAX_KV_BLOCKS] * block_size / available),
-        kv_tokens=available,
-        num_steps=int(totals[engine.NUM_STEPS]),
-        num_preemptions=int(totals[engine.NUM_PREEMPTIONS]),
-        num_loads=int(totals[engine.NUM_LOADS_CPU] + totals[engine.NUM_LOADS_DISK]),
-        mean_adapters_in_batch=float(totals[engine.ADAPTER_NS] / window_ns),
-        state_samples=run.samples[: int(totals[engine.NUM_STEPS]) // SAMPLE_STRIDE],
     )

@@ -35,7 +35,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     max_loras: Annotated[int, typer.Option(help="Adapter slots.", show_default=False)],
     calibration: Annotated[str | None, typer.Option(help="Id or file; the workload's own if absent.")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="The smallest slot for all if absent.")] = None,
-    horizon_s: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
+    horizon_s: Annotated[float, typer.Option(help="Seconds measured.")] = 3600.0,
+    warmup_s: Annotated[float, typer.Option(help="Seconds simulated before them, not measured.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     trace: Annotated[
         Path | None,
@@ -68,18 +69,20 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     if trace is not None and is_client_file(trace):
         asked, trace = with_clients(asked, _clients(trace)), None
     if trace is None:
-        report = run_twin(asked, server, known, horizon_s=horizon_s, seed=seed)
+        report = run_twin(asked, server, known, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed)
     else:
         max_model_len = required_kv_tokens(known, server.max_model_len)
         requests = stream_of(read_any_trace(trace, trace_format=trace_format), asked, seed=seed)
         requests, num_cut = cut_to_model(requests, max_model_len)
-        num_after = int((requests.arrival_ns >= round(horizon_s * 1e9)).sum())
+        num_after = int((requests.arrival_ns >= round((warmup_s + horizon_s) * 1e9)).sum())
         typer.echo(
             f"{trace.name}: {requests.num_requests} requests, {num_after} of them after the window, "
             f"{num_cut} cut to {max_model_len} tokens",
             err=True,
         )
-        report = simulate_requests(requests, asked.rank, server, known, horizon_s=horizon_s)
+        report = simulate_requests(
+            requests, asked.rank, server, known, horizon_s=horizon_s, warmup_s=warmup_s
+        )
     _print(report_document(report, asked.adapter_ids), json=json)
 
 

@@ -200,6 +200,11 @@ def test_simulate_reports_one_server_in_the_twin(loadmaster, workload_file):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["num_requests_completed"] <= report["num_requests_sent"]
+    assert report["binding_constraint"] in {"none", "slots", "kv_memory", "throughput", "sequences"}
+    assert report["adapters"].keys() == report["served_fraction"].keys()
+    assert report["starving_adapters"].keys() == {
+        name for name, outcome in report["adapters"].items() if outcome["starving"]
+    }
     assert loadmaster(*arguments).stdout == done.stdout
 
 
@@ -212,6 +217,15 @@ def test_simulate_paged_reports_one_server_in_the_paged_twin(loadmaster, workloa
     too_large = loadmaster(*arguments, "--max-total-token-num", "100000")
     assert too_large.returncode == 2
     assert "max_total_token_num" in too_large.stderr
+
+
+def test_simulate_measures_the_window_after_a_warm_up(loadmaster, workload_file):
+    arguments = ("simulate", "--workload", workload_file, "--max-loras", "4", "--horizon-s", "60", "--json")
+    warm = json.loads(loadmaster(*arguments, "--warmup-s", "30").stdout)
+    assert (warm["warmup_s"], warm["horizon_s"]) == (30.0, 60.0)
+    refused = loadmaster(*arguments, "--warmup-s", "-1")
+    assert refused.returncode == 2
+    assert "warmup_s" in refused.stderr
 
 
 def test_help_names_every_command(loadmaster):

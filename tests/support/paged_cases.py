@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from twin.kernels import engine
-from twin.kernels.paged import run_paged_engine
+from twin.kernels.paged import NUM_SAMPLED, run_paged_engine
 
 DRAINED_NS = 10**15
 MAX_SAMPLES = 64
@@ -60,7 +60,7 @@ def run_paged_kernel(scenario: PagedScenario, *, sample_stride: int = 1) -> Page
     first, finish, sent = (np.full(count, -1, np.int64) for _ in range(3))
     gaps = np.zeros(engine.NUM_GAP_BINS, np.int64)
     totals = np.zeros(engine.NUM_TOTALS)
-    samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
+    samples = np.zeros((MAX_SAMPLES, NUM_SAMPLED), np.int64)
     run_paged_engine(
         np.array(scenario.arrival_ns, np.int64),
         np.array(scenario.adapter_of, np.int32),

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from twin.domain import (
+    AdapterOutcomes,
     Calibration,
     LoadLaw,
     MemoryLaw,
@@ -111,6 +112,7 @@ class Scenario:
     starts_in_cpu: bool = True
     step: StepLaw = STEP
     scheduler: SchedulerLaw = SCHEDULER
+    warmup_ns: int = 0
     horizon_ns: int = DRAINED_NS
 
     @property
@@ -132,6 +134,8 @@ class StepSample(NamedTuple):
     context_tokens: int
     num_adapters: int
     num_scanned: int
+    duration_ns: int
+    num_prefills: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,8 @@ class Outcome:
 
     Attributes
     ----------
+    slots_wait_ns
+        By adapter: time its requests waited, once passed over, while all slots were taken by others.
     gap_counts
         Tokens by bin of the gap before them; empty bins are left out.
     samples
@@ -149,8 +155,10 @@ class Outcome:
     """
 
     sent_ns: list[int]
+    admitted_ns: list[int]
     first_token_ns: list[int]
     finish_ns: list[int]
+    slots_wait_ns: list[int]
     gap_counts: dict[int, int] = field(default_factory=dict)
     samples: list[StepSample] = field(default_factory=list)
     stop_ns: dict[str, int] = field(default_factory=dict)
@@ -160,7 +168,8 @@ class Outcome:
 def run_kernel(scenario: Scenario) -> Outcome:
     """Return what `twin.kernels.engine.run_engine` makes of a scenario."""
     count = scenario.num_requests
-    first_token_ns, finish_ns, sent_ns = (np.full(count, -1, np.int64) for _ in range(3))
+    sent_ns, admitted_ns, first_token_ns, finish_ns = (np.full(count, -7, np.int64) for _ in range(4))
+    slots_wait_ns = np.zeros(scenario.num_adapters, np.float64)
     gap_counts = np.zeros(engine.NUM_GAP_BINS, np.int64)
     stop_ns = np.zeros(engine.NUM_STOPS, np.int64)
     totals = np.zeros(engine.NUM_TOTALS, np.float64)
@@ -188,10 +197,13 @@ def run_kernel(scenario: Scenario) -> Outcome:
         ),
         step_coefficients(scenario.step),
         scheduler_coefficients(scenario.scheduler),
+        scenario.warmup_ns,
         scenario.horizon_ns,
+        sent_ns,
+        admitted_ns,
         first_token_ns,
         finish_ns,
-        sent_ns,
+        slots_wait_ns,
         gap_counts,
         stop_ns,
         totals,
@@ -201,8 +213,10 @@ def run_kernel(scenario: Scenario) -> Outcome:
     num_samples = min(int(totals[engine.NUM_STEPS]), MAX_SAMPLES)
     return Outcome(
         sent_ns=sent_ns.tolist(),
+        admitted_ns=admitted_ns.tolist(),
         first_token_ns=first_token_ns.tolist(),
         finish_ns=finish_ns.tolist(),
+        slots_wait_ns=[int(waited_ns) for waited_ns in slots_wait_ns],
         gap_counts={int(gap): int(gap_counts[gap]) for gap in np.flatnonzero(gap_counts)},
         samples=[StepSample(*row) for row in samples[:num_samples].tolist()],
         stop_ns={name: int(stop_ns[getattr(engine, name)]) for name in STOP_NAMES},
@@ -212,7 +226,7 @@ def run_kernel(scenario: Scenario) -> Outcome:
 
 @st.composite
 def scenarios(
-    draw: st.DrawFn, *, max_requests: int = 24, horizon: bool = True, loads: bool = True
+    draw: st.DrawFn, *, max_requests: int = 24, horizon: bool = True, loads: bool = True, warmup: bool = False
 ) -> Scenario:
     """Draw a small server under pressure: little KV, few tokens a step, few slots.
 
@@ -224,6 +238,8 @@ def scenarios(
         Whether the run may be cut before all requests have finished.
     loads
         Whether bringing in an adapter takes time.
+    warmup
+        Whether counting may begin after the start.
     """
     num_adapters = draw(st.integers(1, 6))
     gap_ns = draw(
@@ -267,6 +283,9 @@ def scenarios(
         num_blocks=blocks_of_longest + draw(st.integers(0, 2 * blocks_of_longest)),
         max_unfinished=draw(st.one_of(st.just(0), st.just(0), st.integers(1, 12))),
         starts_in_cpu=draw(st.booleans()),
+        warmup_ns=draw(st.just(0) | st.integers(0, min(horizon_ns - 1, arrival_ns[-1] + 10**9)))
+        if warmup
+        else 0,
         horizon_ns=horizon_ns,
     )
 
@@ -332,7 +351,10 @@ def server(**changes: Any) -> ServerConfig:
 
 def report_as_dict(report: SimulationReport) -> dict[str, Any]:
     """Return a report's fields with arrays as bytes, so that two reports compare exactly."""
-    values = {item.name: getattr(report, item.name) for item in fields(report)}
-    return {
-        name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in values.items()
-    }
+    return {item.name: _comparable(getattr(report, item.name)) for item in fields(report)}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, AdapterOutcomes):
+        return {item.name: getattr(value, item.name).tobytes() for item in fields(value)}
+    return value.tobytes() if isinstance(value, np.ndarray) else value

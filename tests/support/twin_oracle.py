@@ -36,8 +36,10 @@ class Request:
     computed: int = 0
     blocks: int = 0
     prefilling: bool = False
+    passed_over: bool = False
     sent_ns: int = -1
     enqueued_ns: int = -1
+    admitted_ns: int = -1
     first_token_ns: int = -1
     last_token_ns: int = -1
     finish_ns: int = -1
@@ -136,6 +138,7 @@ class Oracle:
         self.totals: Counter[str] = Counter(dict.fromkeys(TOTAL_NAMES, 0))
         self.stop_ns: Counter[str] = Counter(dict.fromkeys(STOP_NAMES, 0))
         self.gap_counts: Counter[int] = Counter()
+        self.slots_wait_ns = [0] * scenario.num_adapters
         self.last_used = dict.fromkeys(range(scenario.num_adapters), -1)
         self.slots: set[int] = set()
         self.host_memory: set[int] = set()
@@ -157,13 +160,22 @@ class Oracle:
         self.totals["NUM_SENT"] = self.num_sent
         return Outcome(
             sent_ns=[request.sent_ns for request in self.requests],
+            admitted_ns=[request.admitted_ns for request in self.requests],
             first_token_ns=[request.first_token_ns for request in self.requests],
             finish_ns=[request.finish_ns for request in self.requests],
-            gap_counts=dict(sorted(self.gap_counts.items())),
-            samples=[step.sample for step in self.steps[:MAX_SAMPLES]],
+            slots_wait_ns=self.slots_wait_ns,
+            gap_counts={gap: count for gap, count in sorted(self.gap_counts.items()) if count},
+            samples=[step.sample for step in self._steps_in_window()[:MAX_SAMPLES]],
             stop_ns=dict(self.stop_ns),
             totals=dict(self.totals),
         )
+
+    def _in_window(self) -> bool:
+        """Whether a step that starts now counts."""
+        return self.now_ns >= self.scenario.warmup_ns
+
+    def _steps_in_window(self) -> list[Step]:
+        return [step for step in self.steps if step.start_ns >= self.scenario.warmup_ns]
 
     # --- The client.
 
@@ -182,7 +194,8 @@ class Oracle:
             self.num_sent += 1
             request.enqueued_ns = self.now_ns
             self.waiting.append(self.upcoming.pop(0))
-        self.totals["MAX_WAITING"] = max(self.totals["MAX_WAITING"], len(self.waiting))
+        if self._in_window():
+            self.totals["MAX_WAITING"] = max(self.totals["MAX_WAITING"], len(self.waiting))
 
     def _client_may_send(self, num_finished: int) -> bool:
         limit = self.scenario.max_unfinished
@@ -217,7 +230,7 @@ class Oracle:
         request.blocks = 0
         request.prefilling = False
         plan.preempted.append(request)
-        self.totals["NUM_PREEMPTIONS"] += 1
+        self.totals["NUM_PREEMPTIONS"] += self._in_window()
 
     def _schedule_waiting(self, plan: _Plan) -> None:
         """Admit WAITING requests in order while budget, sequences and KV blocks last (R5, R6)."""
@@ -228,6 +241,7 @@ class Oracle:
             batch = self._adapters_in_batch()
             if request.adapter not in batch and len(batch) >= scenario.max_loras:
                 plan.num_passed_over += 1
+                request.passed_over = True
                 continue
             new_tokens = min(request.tokens, plan.budget_left)
             if not self._allocate(request, new_tokens):
@@ -235,6 +249,8 @@ class Oracle:
             self.waiting.remove(request)
             self.running.append(request)
             request.prefilling = True
+            if request.admitted_ns < 0:
+                request.admitted_ns = self.now_ns
             plan.new_tokens[request] = new_tokens
             plan.budget_left -= new_tokens
             plan.admitted.append(request)
@@ -278,14 +294,14 @@ class Oracle:
             self.slots.remove(self._least_recently_used(self.slots))
         self.slots.add(adapter)
         if adapter in self.host_memory:
-            self.totals["NUM_LOADS_CPU"] += 1
+            self.totals["NUM_LOADS_CPU"] += self._in_window()
             return self.scenario.cpu_load_ns[adapter]
         if len(self.host_memory) == self.scenario.max_cpu_loras:
             evicted = self._least_recently_used(self.host_memory)
             self.host_memory.remove(evicted)
             self.slots.discard(evicted)
         self.host_memory.add(adapter)
-        self.totals["NUM_LOADS_DISK"] += 1
+        self.totals["NUM_LOADS_DISK"] += self._in_window()
         return self.scenario.disk_load_ns[adapter]
 
     def _least_recently_used(self, adapters: set[int]) -> int:
@@ -303,11 +319,13 @@ class Oracle:
         )
         scheduler_ns = int(1e3 * scheduler_us)
         duration_ns = int(1e6 * lat_model_ms(self.scenario, sample)) + scheduler_ns + plan.load_ns
+        sample = sample._replace(duration_ns=duration_ns)
         start_ns, end_ns = self.now_ns, self.now_ns + duration_ns
         stop = self._why_admission_ended(plan)
         self._count(end_ns, stop)
-        self.totals["LOAD_NS"] += plan.load_ns
-        self.totals["SCHEDULER_NS"] += scheduler_ns
+        if self._in_window():
+            self.totals["LOAD_NS"] += plan.load_ns
+            self.totals["SCHEDULER_NS"] += scheduler_ns
         for adapter in self._adapters_in_batch():
             self.last_used[adapter] = len(self.steps)
         record = {
@@ -327,9 +345,10 @@ class Oracle:
             "sample": sample,
             "stop": stop,
         }
+        counts = self._in_window()
         self.now_ns = end_ns
         self.num_finished_before_boundary = self.num_finished
-        finished = self._emit_tokens(plan)
+        finished = self._emit_tokens(plan, counts=counts)
         self.steps.append(Step(finished=tuple(request.index for request in finished), **record))
 
     def _sample(self, plan: _Plan) -> StepSample:
@@ -340,22 +359,31 @@ class Oracle:
             context_tokens=sum(request.tokens for request in decodes),
             num_adapters=len(self._adapters_in_batch()),
             num_scanned=len(plan.admitted) + plan.num_passed_over,
+            duration_ns=0,  # known once the laws have seen the rest
+            num_prefills=sum(request.prefilling for request in plan.new_tokens),
         )
 
     def _count(self, end_ns: int, stop: str) -> None:
-        """Add the step to the integrals, which end at the horizon."""
-        counted_ns = min(end_ns, self.scenario.horizon_ns) - self.now_ns
+        """Add the step to the integrals, from the end of the warm-up to the horizon."""
+        counted_ns = min(end_ns, self.scenario.horizon_ns) - max(self.now_ns, self.scenario.warmup_ns)
+        counted_ns = max(counted_ns, 0)
         used_blocks = self.scenario.num_blocks - self._free_blocks()
-        self.totals["NUM_STEPS"] += 1
+        self.totals["NUM_STEPS"] += self._in_window()
         self.totals["BUSY_NS"] += counted_ns
         self.totals["RUNNING_NS"] += len(self.running) * counted_ns
         self.totals["WAITING_NS"] += len(self.waiting) * counted_ns
         self.totals["ADAPTER_NS"] += len(self._adapters_in_batch()) * counted_ns
         self.totals["KV_BLOCK_NS"] += used_blocks * counted_ns
-        self.totals["MAX_KV_BLOCKS"] = max(self.totals["MAX_KV_BLOCKS"], used_blocks)
+        if self._in_window():
+            self.totals["MAX_KV_BLOCKS"] = max(self.totals["MAX_KV_BLOCKS"], used_blocks)
         self.stop_ns[stop] += counted_ns
+        batch = self._adapters_in_batch()
+        for request in self.waiting:
+            all_taken = len(batch) == self.scenario.max_loras
+            if request.passed_over and all_taken and request.adapter not in batch:
+                self.slots_wait_ns[request.adapter] += counted_ns
 
-    def _emit_tokens(self, plan: _Plan) -> list[Request]:
+    def _emit_tokens(self, plan: _Plan, *, counts: bool) -> list[Request]:
         """Emit a token for every request that is computed to its end; return the finished ones (R9)."""
         for request, new_tokens in plan.new_tokens.items():
             request.computed += new_tokens
@@ -365,7 +393,7 @@ class Oracle:
             if request.generated == 0:
                 request.first_token_ns = self.now_ns
             else:
-                self.gap_counts[gap_bin(self.now_ns - request.last_token_ns)] += 1
+                self.gap_counts[gap_bin(self.now_ns - request.last_token_ns)] += counts
             request.last_token_ns = self.now_ns
             request.generated += 1
         finished = [request for request in self.running if request.generated == request.output_tokens]

@@ -280,7 +280,7 @@ def _solve(
 
 def _occurrences(one: PreparedRun, report: SimulationReport) -> dict[str, float]:
     """Return how often each coefficient counts in a run, a step; adapters all have the run's rank."""
-    decodes, prompt_tokens, _, adapters, _ = report.state_samples.T.astype(np.float64)
+    decodes, prompt_tokens, _, adapters = report.state_samples[:, :4].T.astype(np.float64)
     is_decode = decodes > 0
     loaded_rank = one.run.rank * report.num_loads / report.num_steps
     return {

@@ -1,10 +1,12 @@
 """The engine loop of one vLLM V1 server, event-exact, with work proportional to what changes.
 
-Three facts make a step cheap. Every decoding request gains exactly one token a step, so its context
+Four facts make a step cheap. Every decoding request gains exactly one token a step, so its context
 and its finishing step follow from the step counter. It needs a new KV block once in `block_size`
-steps, so the blocks a step needs are a count per residue of the step counter. And the scan of the
-waiting queue depends on adapters only through "is it in the batch", so two heaps of adapters, keyed
-by their oldest waiting request, find the next admissible request without looking at the others.
+steps, so the blocks a step needs are a count per residue of the step counter. What is in the batch
+is small, so it sits in a table of seats that stays in the processor's cache. And WAITING is a plain
+queue: requests are looked at once, in order, and only those passed over for want of a slot go to a
+queue of their adapter, from which two sets of oldest requests, of adapters in the batch and outside
+it, give the next admissible one without looking at the others.
 
 The rules, numbered, are in `twin/README.md`; `tests/support/twin_oracle.py` is the same server in
 plain Python, request by request.
@@ -17,17 +19,17 @@ from numba import njit
 
 from twin.kernels.latency import scheduler_us, step_ms
 from twin.kernels.ordered import (
-    BLOCK_BITS,
-    SUPERBLOCK_BITS,
     counted_add,
     counted_below,
     counted_discard,
-    heap_push,
-    heap_remove,
-    heap_sift_up,
+    counted_set,
     idle_append,
     list_append,
     list_remove,
+    sorted_add,
+    sorted_discard,
+    sorted_first,
+    sorted_set,
 )
 
 # Why admission ended in a step: the columns of `stop_ns`.
@@ -53,21 +55,86 @@ NUM_STOPS = 6
 ) = range(14)
 NUM_TOTALS = 14
 
-NUM_SAMPLED = 5
+NUM_SAMPLED = 7
+"""Columns of `samples`."""
+
+# The fields of a seat, one cache line: whose it is, context less step (before the first token: tokens
+# to prefill), the step residue in which it needs a block, the next seat that finishes in its step, its
+# entry in the log of admissions, tokens generated before this admission, and when the last of them
+# came (-1 where its gap is counted).
+(
+    REQUEST,
+    ADAPTER,
+    CONTEXT_BASE,
+    RESIDUE,
+    RING_FOLLOWING,
+    ADMISSION,
+    GENERATED,
+    LAST_TOKEN_NS,
+) = range(8)
+NUM_SEAT_FIELDS = 8
+
+FROM_PREEMPTED, FROM_PASSED, FROM_UNSCANNED = range(3)
+NOT_COUNTED = -1
+NEVER_NS = np.iinfo(np.int64).max
 
 GAP_BINS_PER_E_FOLD = 100
 NUM_GAP_BINS = 2400
 """Bins of the token-gap histogram: 1 % wide, from 1 microsecond to 7 hours."""
 
 
+_CELL_BITS = 17
+_FIRST_CELL, _NUM_CELLS = 1 << 5, 1 << 13
+"""Gaps of 4 ms to 1 s, those of nearly all steps, are looked up in cells of 131 microseconds."""
+
+
+def _bin_by_logarithm(gap_ns):
+    return min(int(GAP_BINS_PER_E_FOLD * math.log(max(gap_ns, 1000) * 1e-3)), NUM_GAP_BINS - 1)
+
+
+def _lower_edges_ns():
+    """Return the smallest gap of each bin up to the last cell, (num_bins,) int64."""
+    edges_ns = []
+    while not edges_ns or edges_ns[-1] >> _CELL_BITS <= _NUM_CELLS:
+        index = len(edges_ns)
+        edge_ns = int(1e3 * math.exp(index / GAP_BINS_PER_E_FOLD)) - 2
+        while _bin_by_logarithm(edge_ns) < index:
+            edge_ns += 1
+        edges_ns.append(edge_ns)
+    return np.array(edges_ns, np.int64)
+
+
+_EDGES_NS = _lower_edges_ns()
+_BIN_OF_CELL = np.searchsorted(_EDGES_NS, np.arange(_NUM_CELLS) << _CELL_BITS, side="right") - 1
+
+
 @njit(cache=True, nogil=True)
 def gap_bin(gap_ns):
     """Return the histogram bin of a gap between two tokens of a request."""
+    cell = gap_ns >> _CELL_BITS
+    if _FIRST_CELL <= cell < _NUM_CELLS:
+        index = _BIN_OF_CELL[cell]
+        while gap_ns >= _EDGES_NS[index + 1]:
+            index += 1
+        return index
     index = int(GAP_BINS_PER_E_FOLD * math.log(max(gap_ns, 1000) * 1e-3))
     return min(index, NUM_GAP_BINS - 1)
 
 
 @njit(cache=True, nogil=True)
+def compact(admissions, seats):
+    """Drop the entries of the admission log whose seats have been left; return how many remain."""
+    kept = 0
+    for index in range(admissions.shape[0]):
+        seat = admissions[index]
+        if seats[seat, ADMISSION] == index:
+            admissions[kept] = seat
+            seats[seat, ADMISSION] = kept
+            kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def run_engine(
     arrival_ns,
     adapter_of,
@@ -78,10 +145,13 @@ def run_engine(
     flags,
     step_coefficients,
     scheduler_coefficients,
+    warmup_ns,
     horizon_ns,
+    sent_ns,
+    admitted_ns,
     first_token_ns,
     finish_ns,
-    sent_ns,
+    slots_wait_ns,
     gap_counts,
     stop_ns,
     totals,
@@ -103,10 +173,16 @@ def run_engine(
         whether adapters start in host memory (1) or on disk (0).
     step_coefficients, scheduler_coefficients
         Laws as in `twin.kernels.latency`.
-    horizon_ns
-        The run ends at the first step boundary at or after it.
-    first_token_ns, finish_ns, sent_ns
-        (num_requests,) int64, filled with -1 by the caller.
+    warmup_ns, horizon_ns
+        What is counted: integrals between the two, and steps (with their gaps, loads, preemptions and
+        maxima) that start at or after the first. The run ends at the first step boundary at or after
+        the second, which is the larger.
+    sent_ns, admitted_ns, first_token_ns, finish_ns
+        (num_requests,) int64, of any content: when each entered WAITING, was first admitted, answered
+        and finished; -1 where a time never came.
+    slots_wait_ns
+        (num_adapters,) float64 zeros: time that each adapter's requests waited, since they were first
+        passed over, while it was not in the batch and all slots were taken, summed over requests.
     gap_counts
         (NUM_GAP_BINS,) int64 zeros: tokens by the gap before them.
     stop_ns
@@ -115,60 +191,57 @@ def run_engine(
         (NUM_TOTALS,) float64 zeros: counts, and time integrals (a week's would overflow int64).
     samples
         (num_samples, NUM_SAMPLED) int64: the state of every `sample_stride`-th step, as long as rows
-        last: decodes, prompt tokens, context tokens, distinct adapters, scanned requests.
+        last: decodes, prompt tokens, context tokens, distinct adapters, scanned requests, duration in
+        nanoseconds, requests in prefill.
     sample_stride
         Integer >= 1.
     """
     max_loras, max_lora_rank, max_cpu_loras = flags[0], flags[1], flags[2]
     max_num_seqs, token_budget, block_size = flags[3], flags[4], flags[5]
     num_blocks, max_unfinished, starts_in_cpu = flags[6], flags[7], flags[8]
-    num_requests = arrival_ns.shape[0]
     num_adapters = cpu_load_ns.shape[0]
+    num_due = np.searchsorted(arrival_ns, horizon_ns)
+    slots_may_bind = num_adapters > max_loras
+    cpu_may_evict = num_adapters > max_cpu_loras
 
-    # Requests. `context_base + step` is the context a decoding request computes in `step`.
-    generated = np.zeros(num_requests, np.int32)
-    context_base = np.zeros(num_requests, np.int64)
-    finish_step = np.full(num_requests, -1, np.int64)
-    last_token_ns = np.full(num_requests, -1, np.int64)
-
-    # RUNNING, in order of admission.
-    run_previous = np.full(num_requests, -1, np.int32)
-    run_following = np.full(num_requests, -1, np.int32)
-    run_ends = np.full(2, -1, np.int32)
+    # Requests that have been admitted and not finished sit in a seat; RUNNING in order of admission is
+    # a log of seats, in which an entry counts while its seat says so.
+    seats = np.empty((max_num_seqs, NUM_SEAT_FIELDS), np.int64)
+    num_seats = 0
+    empty_seats = np.empty(max_num_seqs, np.int32)
+    num_empty = 0
+    admissions = np.empty(2 * max_num_seqs, np.int32)
+    num_admissions = 0
+    preempted_seats = np.empty(max_num_seqs, np.int32)
+    num_preempted = 0
+    fresh = np.empty(max_num_seqs, np.int32)
+    blocks_due = np.zeros(block_size, np.int64)
     num_running = 0
     num_decodes = 0
     context_tokens = 0
-    blocks_due = np.zeros(block_size, np.int64)
-    fresh = np.empty(max_num_seqs, np.int32)
 
-    # Requests that finish in one step, in a ring over steps.
+    # Seats that finish in one step, the last admitted first, in a ring over steps.
     longest = 1
-    for request in range(num_requests):
+    for request in range(num_due):
         longest = max(longest, output_tokens[request])
     ring_size = 1
     while ring_size <= longest:
         ring_size *= 2
     ring_mask = ring_size - 1
-    ring_head = np.full(ring_size, -1, np.int32)
-    ring_previous = np.full(num_requests, -1, np.int32)
-    ring_following = np.full(num_requests, -1, np.int32)
+    ring = np.full(ring_size, -1, np.int32)
 
-    # WAITING: a queue for each adapter; keys order requests over all queues.
-    queue_following = np.full(num_requests, -1, np.int32)
+    # WAITING: preempted seats, then requests passed over for want of a slot, in a queue for each
+    # adapter, then the requests that no scan has reached, `unscanned` to `next_arrival`.
+    num_held_back = num_due if slots_may_bind else 0
+    queue_following = np.empty(num_held_back, np.int32)
     queue_first = np.full(num_adapters, -1, np.int32)
     queue_last = np.full(num_adapters, -1, np.int32)
-    request_key = np.arange(num_requests)
-    head_key = np.zeros(num_adapters, np.int64)
-    batch_heap = np.empty(num_adapters, np.int32)
-    other_heap = np.empty(num_adapters, np.int32)
-    heap_position = np.full(num_adapters, -1, np.int32)
-    batch_heap_size = 0
-    other_heap_size = 0
-    front_key = 0
+    heads_in_batch = sorted_set(num_held_back)
+    heads_outside = sorted_set(num_held_back)
+    passed, passed_blocks, passed_regions = counted_set(num_held_back)
+    num_passed = 0
+    unscanned = 0
     num_waiting = 0
-    present = np.zeros(num_requests, np.uint8)
-    block_counts = np.zeros((num_requests >> BLOCK_BITS) + 1, np.int32)
-    superblock_counts = np.zeros((num_requests >> SUPERBLOCK_BITS) + 1, np.int32)
 
     # Adapters: in the batch, resident in a slot (idle ones by last use), in host memory likewise.
     num_running_of = np.zeros(num_adapters, np.int32)
@@ -184,131 +257,137 @@ def run_engine(
     cpu_following = np.full(num_adapters, -1, np.int32)
     cpu_ends = np.full(2, -1, np.int32)
     idle_since_step = np.full(num_adapters, -1, np.int64)
+
+    # The clock that runs while all slots are taken, what it said when each adapter outside the batch
+    # was looked at last, and how many requests of each adapter were passed over and wait.
+    slots_taken_ns = 0
+    slots_seen_ns = np.zeros(num_adapters, np.int64)
+    num_passed_of = np.zeros(num_adapters, np.int64)
     if starts_in_cpu:
         for adapter in range(max(num_adapters - max_cpu_loras, 0), num_adapters):
             in_cpu[adapter] = True
             num_in_cpu += 1
             list_append(cpu_previous, cpu_following, cpu_ends, adapter)
 
+    # Totals, of steps since the window opened.
+    window_is_open = False
+    first_step = 0
+    running_ns, waiting_ns, adapter_ns, kv_block_ns = 0.0, 0.0, 0.0, 0.0
+    busy_ns, total_load_ns, total_scheduler_ns = 0, 0, 0
+    max_waiting, max_kv_blocks = 0, 0
+    num_preemptions, num_loads_cpu, num_loads_disk = 0, 0, 0
+
     free_blocks = num_blocks
-    partial = -1  # the one request whose prefill is cut by the token budget; always the last RUNNING
+    partial = -1  # the one seat whose prefill is cut by the token budget; always the last RUNNING
     partial_computed = 0
     partial_length = 0
     now_ns = 0
     next_arrival = 0
+    next_due_ns = NEVER_NS
+    if num_due > 0:
+        next_due_ns = arrival_ns[0]
     num_finished = 0
     num_finished_before = 0
-    adapter = 0
-    request = 0
     step = 0
+    step_residue = 0
+    sample_countdown = 0
+    num_samples = 0
 
     while True:
         # --- Arrivals up to now. A client at its limit sends the next request when one finishes.
-        while (
-            next_arrival < num_requests
-            and arrival_ns[next_arrival] <= now_ns
-            and arrival_ns[next_arrival] < horizon_ns
-            and (max_unfinished == 0 or next_arrival - num_finished < max_unfinished)
-        ):
-            request = next_arrival
-            sent_ns[request] = arrival_ns[request]
-            if max_unfinished > 0 and request - num_finished_before >= max_unfinished:
-                if now_ns >= horizon_ns:
-                    sent_ns[request] = -1  # the window is over before the client may send it
+        while next_due_ns <= now_ns:
+            due_ns = next_due_ns
+            if max_unfinished > 0:
+                if next_arrival - num_finished >= max_unfinished:
                     break
-                sent_ns[request] = now_ns
+                if next_arrival - num_finished_before >= max_unfinished:
+                    if now_ns >= horizon_ns:
+                        break  # the window is over before the client may send it
+                    due_ns = now_ns
+            sent_ns[next_arrival] = due_ns
+            admitted_ns[next_arrival] = -1
+            first_token_ns[next_arrival] = -1
+            finish_ns[next_arrival] = -1
             next_arrival += 1
-            adapter = adapter_of[request]
-            if queue_first[adapter] < 0:
-                queue_first[adapter] = request
-                head_key[adapter] = request
-                if num_running_of[adapter] > 0:
-                    batch_heap_size = heap_push(batch_heap, heap_position, head_key, batch_heap_size, adapter)
-                else:
-                    other_heap_size = heap_push(other_heap, heap_position, head_key, other_heap_size, adapter)
-            else:
-                queue_following[queue_last[adapter]] = request
-            queue_last[adapter] = request
-            num_waiting += 1
-            counted_add(present, block_counts, superblock_counts, request)
-        totals[MAX_WAITING] = max(totals[MAX_WAITING], num_waiting)
+            next_due_ns = NEVER_NS
+            if next_arrival < num_due:
+                next_due_ns = arrival_ns[next_arrival]
+        num_waiting = next_arrival - num_finished - num_running
+        if not window_is_open and now_ns >= warmup_ns:
+            window_is_open = True
+            first_step = step
+            total_load_ns, total_scheduler_ns = 0, 0
+            max_waiting, max_kv_blocks = 0, 0
+            num_preemptions, num_loads_cpu, num_loads_disk = 0, 0, 0
+            gap_counts[:] = 0
+            sample_countdown, num_samples = 0, 0
+        max_waiting = max(max_waiting, num_waiting)
 
         if now_ns >= horizon_ns:
             break
-        if num_running == 0 and num_waiting == 0:
-            if next_arrival >= num_requests or arrival_ns[next_arrival] >= horizon_ns:
+        if num_running + num_waiting == 0:
+            if next_arrival < num_due:
+                now_ns = next_due_ns
+            elif window_is_open:
                 break
-            now_ns = arrival_ns[next_arrival]
+            else:
+                now_ns = warmup_ns
             continue
 
         # --- RUNNING first: decodes take one token each, then the partial prefill what is left.
-        needed = blocks_due[step % block_size]
-        preempted = False
+        needed = blocks_due[step_residue]
+        preempts = False
         while True:
             partial_new = 0
+            partial_needed = 0
             if partial >= 0:
                 partial_new = min(partial_length - partial_computed, token_budget - num_decodes)
                 held = (partial_computed + block_size - 1) // block_size
                 partial_needed = (partial_computed + partial_new + block_size - 1) // block_size - held
-            else:
-                partial_needed = 0
             if needed + partial_needed <= free_blocks:
                 break
-            # The last admitted request gives way.
-            request = run_ends[1]
-            adapter = adapter_of[request]
-            preempted = True
-            totals[NUM_PREEMPTIONS] += 1
-            if request == partial:
+            # The last admitted request gives way: its seat goes to the front of WAITING.
+            preempts = True
+            num_preemptions += 1
+            num_admissions -= 1
+            while seats[admissions[num_admissions], ADMISSION] != num_admissions:
+                num_admissions -= 1
+            seat = admissions[num_admissions]
+            adapter = seats[seat, ADAPTER]
+            if seat == partial:
                 free_blocks += (partial_computed + block_size - 1) // block_size
                 partial = -1
             else:
-                context = context_base[request] + step
-                residue = (1 - context_base[request]) % block_size
+                request = seats[seat, REQUEST]
+                context = seats[seat, CONTEXT_BASE] + step
+                residue = seats[seat, RESIDUE]
                 blocks_due[residue] -= 1
-                if residue == step % block_size:
+                if residue == step_residue:
                     needed -= 1
                 free_blocks += (context - 1 + block_size - 1) // block_size
                 num_decodes -= 1
                 context_tokens -= context
-                generated[request] = context - prompt_tokens[request]
-                bucket = finish_step[request] & ring_mask
-                before, after = ring_previous[request], ring_following[request]
-                if before >= 0:
-                    ring_following[before] = after
-                else:
-                    ring_head[bucket] = after
-                if after >= 0:
-                    ring_previous[after] = before
-            if last_token_ns[request] < 0 and generated[request] > 0:
-                last_token_ns[request] = now_ns
-            list_remove(run_previous, run_following, run_ends, request)
+                seats[seat, GENERATED] = context - prompt_tokens[request]
+                # Prefills end in order of admission, so the last admitted is the first of its ring.
+                finish_step = prompt_tokens[request] + output_tokens[request] - 1 - seats[seat, CONTEXT_BASE]
+                ring[finish_step & ring_mask] = seats[seat, RING_FOLLOWING]
+            if seats[seat, LAST_TOKEN_NS] < 0 and seats[seat, GENERATED] > 0:
+                seats[seat, LAST_TOKEN_NS] = now_ns
+            preempted_seats[num_preempted] = seat
+            num_preempted += 1
+            num_waiting += 1
             num_running -= 1
             num_running_of[adapter] -= 1
-            was_waiting = queue_first[adapter] >= 0
             if num_running_of[adapter] == 0:
                 num_active -= 1
-                idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step - 1, adapter)
-                idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step - 1, adapter)
-                if was_waiting:
-                    batch_heap_size = heap_remove(
-                        batch_heap, heap_position, head_key, batch_heap_size, adapter
-                    )
-            front_key -= 1
-            request_key[request] = front_key
-            queue_following[request] = queue_first[adapter]
-            queue_first[adapter] = request
-            head_key[adapter] = front_key
-            if queue_last[adapter] < 0:
-                queue_last[adapter] = request
-            if num_running_of[adapter] > 0:
-                if was_waiting:
-                    heap_sift_up(batch_heap, heap_position, head_key, heap_position[adapter])
-                else:
-                    batch_heap_size = heap_push(batch_heap, heap_position, head_key, batch_heap_size, adapter)
-            else:
-                other_heap_size = heap_push(other_heap, heap_position, head_key, other_heap_size, adapter)
-            num_waiting += 1
+                if slots_may_bind:
+                    slots_seen_ns[adapter] = slots_taken_ns
+                    idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step - 1, adapter)
+                    if cpu_may_evict:
+                        idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step - 1, adapter)
+                    if queue_first[adapter] >= 0:
+                        sorted_discard(heads_in_batch, queue_first[adapter])
+                        sorted_add(heads_outside, queue_first[adapter])
         free_blocks -= needed + partial_needed
         budget_left = token_budget - num_decodes - partial_new
         prefill_tokens = partial_new
@@ -323,31 +402,65 @@ def run_engine(
         # --- WAITING, in order, passing over requests whose adapter has no slot in this batch.
         load_ns = 0
         num_admitted = 0
-        last_key = -1
+        num_passed_before = 0  # those passed over that stand before the last request looked at
         stop = STOP_QUEUE_EMPTY
-        if preempted:
+        if preempts:
             stop = STOP_PREEMPTED
-        while not preempted:
-            if num_waiting == 0:
-                break
+        while num_waiting > 0 and not preempts:
             if num_running >= max_num_seqs:
                 stop = STOP_SEQS
                 break
             if budget_left <= 0:
                 stop = STOP_TOKENS
                 break
-            if num_active < max_loras and other_heap_size > 0:
-                adapter = other_heap[0]
-                if batch_heap_size > 0 and head_key[batch_heap[0]] < head_key[adapter]:
-                    adapter = batch_heap[0]
-            elif batch_heap_size > 0:
-                adapter = batch_heap[0]
+            request = -1
+            source = FROM_PREEMPTED
+            if num_preempted > 0:
+                # Never passed over: adapters of the batch and of preempted requests together are at
+                # most `max_loras`, because a newcomer stands behind them all.
+                seat = preempted_seats[num_preempted - 1]
+                request = seats[seat, REQUEST]
+                adapter = seats[seat, ADAPTER]
+                length = prompt_tokens[request] + seats[seat, GENERATED]
+                num_passed_before = 0
             else:
-                stop = STOP_SLOTS
-                break
-            request = queue_first[adapter]
-            last_key = head_key[adapter]
-            length = prompt_tokens[request] + generated[request]
+                if num_passed > 0:
+                    source = FROM_PASSED
+                    request = sorted_first(heads_in_batch)
+                    if num_active < max_loras:
+                        outside = sorted_first(heads_outside)
+                        if request < 0 or 0 <= outside < request:
+                            request = outside
+                    num_passed_before = NOT_COUNTED
+                if request < 0:
+                    source = FROM_UNSCANNED
+                    while unscanned < next_arrival:
+                        adapter = adapter_of[unscanned]
+                        if num_active < max_loras or num_running_of[adapter] > 0:
+                            request = unscanned
+                            break
+                        # Passed over for the first time: to the queue of its adapter.
+                        counted_add(passed, passed_blocks, passed_regions, unscanned)
+                        num_passed += 1
+                        waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+                        slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
+                        slots_seen_ns[adapter] = slots_taken_ns
+                        num_passed_of[adapter] += 1
+                        if queue_first[adapter] < 0:
+                            queue_first[adapter] = unscanned
+                            sorted_add(heads_outside, unscanned)
+                        else:
+                            queue_following[queue_last[adapter]] = unscanned
+                        queue_following[unscanned] = -1
+                        queue_last[adapter] = unscanned
+                        unscanned += 1
+                    num_passed_before = num_passed
+                    if request < 0:
+                        stop = STOP_SLOTS
+                        break
+                adapter = adapter_of[request]
+                length = prompt_tokens[request]
+                last_passed = request
             new_tokens = min(length, budget_left)
             new_blocks = (new_tokens + block_size - 1) // block_size
             if new_blocks > free_blocks:
@@ -359,21 +472,46 @@ def run_engine(
             prefill_tokens += new_tokens
             num_admitted += 1
             num_waiting -= 1
-            if request_key[request] >= 0:
-                counted_discard(present, block_counts, superblock_counts, request)
-            queue_first[adapter] = queue_following[request]
-            if queue_first[adapter] < 0:
-                queue_last[adapter] = -1
+            if source == FROM_PREEMPTED:
+                num_preempted -= 1
             else:
-                head_key[adapter] = request_key[queue_first[adapter]]
+                admitted_ns[request] = now_ns
+                if num_empty > 0:
+                    num_empty -= 1
+                    seat = empty_seats[num_empty]
+                else:
+                    seat = num_seats
+                    num_seats += 1
+                seats[seat, REQUEST] = request
+                seats[seat, ADAPTER] = adapter
+                seats[seat, GENERATED] = 0
+                seats[seat, LAST_TOKEN_NS] = -1
+                if source == FROM_PASSED:
+                    counted_discard(passed, passed_blocks, passed_regions, request)
+                    num_passed -= 1
+                    following = queue_following[request]
+                    queue_first[adapter] = following
+                    if num_running_of[adapter] > 0:
+                        sorted_discard(heads_in_batch, request)
+                    else:
+                        sorted_discard(heads_outside, request)
+                    if following >= 0:
+                        sorted_add(heads_in_batch, following)
+                else:
+                    unscanned += 1
             if num_running_of[adapter] == 0:
-                other_heap_size = heap_remove(other_heap, heap_position, head_key, other_heap_size, adapter)
-                if queue_first[adapter] >= 0:
-                    batch_heap_size = heap_push(batch_heap, heap_position, head_key, batch_heap_size, adapter)
                 num_active += 1
+                if num_passed_of[adapter] > 0:
+                    waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+                    slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
+                if source == FROM_PREEMPTED and queue_first[adapter] >= 0:
+                    sorted_discard(heads_outside, queue_first[adapter])
+                    sorted_add(heads_in_batch, queue_first[adapter])
                 if in_slot[adapter]:
-                    list_remove(slot_previous, slot_following, slot_ends, adapter)
-                    list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
+                    if slots_may_bind:
+                        list_remove(slot_previous, slot_following, slot_ends, adapter)
+                        if cpu_may_evict:
+                            list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
                 else:
                     if num_in_slot == max_loras:
                         evicted = slot_ends[0]
@@ -383,9 +521,10 @@ def run_engine(
                     in_slot[adapter] = True
                     num_in_slot += 1
                     if in_cpu[adapter]:
-                        list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
+                        if cpu_may_evict:
+                            list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
                         load_ns += cpu_load_ns[adapter]
-                        totals[NUM_LOADS_CPU] += 1
+                        num_loads_cpu += 1
                     else:
                         if num_in_cpu == max_cpu_loras:
                             # It is in no slot: with max_cpu_loras >= max_loras some adapter in host
@@ -397,28 +536,32 @@ def run_engine(
                         in_cpu[adapter] = True
                         num_in_cpu += 1
                         load_ns += disk_load_ns[adapter]
-                        totals[NUM_LOADS_DISK] += 1
-            else:
-                batch_heap_size = heap_remove(batch_heap, heap_position, head_key, batch_heap_size, adapter)
-                if queue_first[adapter] >= 0:
-                    batch_heap_size = heap_push(batch_heap, heap_position, head_key, batch_heap_size, adapter)
+                        num_loads_disk += 1
+            if source == FROM_PASSED:
+                num_passed_of[adapter] -= 1
             num_running_of[adapter] += 1
-            list_append(run_previous, run_following, run_ends, request)
             num_running += 1
+            if num_admissions == admissions.shape[0]:
+                num_admissions = compact(admissions, seats)
+            admissions[num_admissions] = seat
+            seats[seat, ADMISSION] = num_admissions
+            num_admissions += 1
+            seats[seat, CONTEXT_BASE] = length
             if new_tokens < length:
-                partial, partial_computed, partial_length = request, new_tokens, length
+                partial, partial_computed, partial_length = seat, new_tokens, length
             else:
-                fresh[num_fresh] = request
+                fresh[num_fresh] = seat
                 num_fresh += 1
 
-        # --- How far the scan walked: only with all slots taken does it pass over anybody, and never
-        # over a preempted request (negative key): adapters of the batch and of preempted requests
-        # together are at most `max_loras`, because a newcomer stands behind them all.
+        # --- How far the scan walked: only with all slots taken does it pass over anybody.
         num_scanned = num_admitted
-        if stop == STOP_SLOTS:
-            num_scanned += num_waiting
-        elif num_active == max_loras and last_key >= 0:
-            num_scanned += counted_below(present, block_counts, superblock_counts, last_key)
+        if num_active == max_loras and num_passed > 0:
+            if num_passed_before == NOT_COUNTED:
+                num_passed_before = counted_below(passed, passed_blocks, passed_regions, last_passed)
+            num_scanned += num_passed_before
+        num_prefills = num_fresh
+        if partial >= 0:
+            num_prefills += 1
 
         # --- The step runs.
         model_ms = step_ms(
@@ -433,22 +576,28 @@ def run_engine(
         scheduler_ns = int(1e3 * scheduler_us(scheduler_coefficients, num_running, num_scanned))
         duration_ns = int(1e6 * model_ms) + scheduler_ns + load_ns
         end_ns = now_ns + duration_ns
-        counted_ns = min(end_ns, horizon_ns) - now_ns
+        counted_ns = max(min(end_ns, horizon_ns) - max(now_ns, warmup_ns), 0)
         used_blocks = num_blocks - free_blocks
-        totals[NUM_STEPS] += 1
-        totals[RUNNING_NS] += num_running * counted_ns
-        totals[WAITING_NS] += num_waiting * counted_ns
-        totals[KV_BLOCK_NS] += used_blocks * counted_ns
-        totals[MAX_KV_BLOCKS] = max(totals[MAX_KV_BLOCKS], used_blocks)
-        totals[ADAPTER_NS] += num_active * counted_ns
-        totals[BUSY_NS] += counted_ns
-        totals[LOAD_NS] += load_ns
-        totals[SCHEDULER_NS] += scheduler_ns
+        running_ns += num_running * counted_ns
+        waiting_ns += num_waiting * counted_ns
+        kv_block_ns += used_blocks * counted_ns
+        adapter_ns += num_active * counted_ns
+        max_kv_blocks = max(max_kv_blocks, used_blocks)
+        busy_ns += counted_ns
+        if num_active == max_loras:
+            slots_taken_ns += counted_ns
+        total_load_ns += load_ns
+        total_scheduler_ns += scheduler_ns
         stop_ns[stop] += counted_ns
-        if step % sample_stride == 0 and step // sample_stride < samples.shape[0]:
-            sample = samples[step // sample_stride]
-            sample[0], sample[1], sample[2] = num_decodes, prefill_tokens, context_tokens
-            sample[3], sample[4] = num_active, num_scanned
+        if sample_countdown == 0:
+            sample_countdown = sample_stride
+            if num_samples < samples.shape[0]:
+                sample = samples[num_samples]
+                sample[0], sample[1], sample[2] = num_decodes, prefill_tokens, context_tokens
+                sample[3], sample[4] = num_active, num_scanned
+                sample[5], sample[6] = duration_ns, num_prefills
+                num_samples += 1
+        sample_countdown -= 1
         gap_counts[gap_bin(duration_ns)] += num_decodes
         now_ns = end_ns
 
@@ -457,54 +606,83 @@ def run_engine(
         # --- Every decode gained a token; finished prefills emit one and join the decodes.
         context_tokens += num_decodes
         for index in range(num_fresh):
-            request = fresh[index]
-            length = prompt_tokens[request] + generated[request]
-            if first_token_ns[request] < 0:
+            seat = fresh[index]
+            request = seats[seat, REQUEST]
+            length = seats[seat, CONTEXT_BASE]
+            generated = seats[seat, GENERATED]
+            if generated == 0:
                 first_token_ns[request] = end_ns
             else:
-                gap_counts[gap_bin(end_ns - last_token_ns[request])] += 1
-                last_token_ns[request] = -1
-            context_base[request] = length - step
-            finish_step[request] = step + output_tokens[request] - generated[request] - 1
+                gap_counts[gap_bin(end_ns - seats[seat, LAST_TOKEN_NS])] += 1
+                seats[seat, LAST_TOKEN_NS] = -1
             context_tokens += length + 1
             num_decodes += 1
-            blocks_due[(1 - context_base[request]) % block_size] += 1
-            bucket = finish_step[request] & ring_mask
-            following = ring_head[bucket]
-            ring_previous[request] = -1
-            ring_following[request] = following
-            if following >= 0:
-                ring_previous[following] = request
-            ring_head[bucket] = request
+            # The next block is due when the context, `length` + 1 in the next step, has filled these.
+            residue = step_residue + 1 + (length + block_size - 1) // block_size * block_size - length
+            if residue >= block_size:
+                residue -= block_size
+            blocks_due[residue] += 1
+            bucket = (step + output_tokens[request] - generated - 1) & ring_mask
+            seats[seat, CONTEXT_BASE] = length - step
+            seats[seat, RESIDUE] = residue
+            seats[seat, RING_FOLLOWING] = ring[bucket]
+            ring[bucket] = seat
 
         # --- Requests that have their last token finish.
         bucket = step & ring_mask
-        request = ring_head[bucket]
-        ring_head[bucket] = -1
-        while request >= 0:
-            after = ring_following[request]
-            context = context_base[request] + step
-            blocks_due[(1 - context_base[request]) % block_size] -= 1
+        seat = ring[bucket]
+        ring[bucket] = -1
+        while seat >= 0:
+            context = seats[seat, CONTEXT_BASE] + step
+            blocks_due[seats[seat, RESIDUE]] -= 1
             free_blocks += (context + block_size - 1) // block_size
             context_tokens -= context + 1
             num_decodes -= 1
-            finish_ns[request] = end_ns
+            finish_ns[seats[seat, REQUEST]] = end_ns
             num_finished += 1
             num_running -= 1
-            list_remove(run_previous, run_following, run_ends, request)
-            adapter = adapter_of[request]
+            seats[seat, ADMISSION] = -1
+            empty_seats[num_empty] = seat
+            num_empty += 1
+            adapter = seats[seat, ADAPTER]
             num_running_of[adapter] -= 1
             if num_running_of[adapter] == 0:
                 num_active -= 1
-                idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step, adapter)
-                idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step, adapter)
-                if queue_first[adapter] >= 0:
-                    batch_heap_size = heap_remove(
-                        batch_heap, heap_position, head_key, batch_heap_size, adapter
-                    )
-                    other_heap_size = heap_push(other_heap, heap_position, head_key, other_heap_size, adapter)
-            request = after
+                if slots_may_bind:
+                    slots_seen_ns[adapter] = slots_taken_ns
+                    idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step, adapter)
+                    if cpu_may_evict:
+                        idle_append(cpu_previous, cpu_following, cpu_ends, idle_since_step, step, adapter)
+                    if queue_first[adapter] >= 0:
+                        sorted_discard(heads_in_batch, queue_first[adapter])
+                        sorted_add(heads_outside, queue_first[adapter])
+            seat = seats[seat, RING_FOLLOWING]
         step += 1
+        step_residue += 1
+        if step_residue == block_size:
+            step_residue = 0
 
-    totals[NUM_SENT] = next_arrival
     assert free_blocks >= 0
+    for request in range(next_arrival, arrival_ns.shape[0]):
+        sent_ns[request] = -1
+        admitted_ns[request] = -1
+        first_token_ns[request] = -1
+        finish_ns[request] = -1
+    totals[NUM_SENT] = next_arrival
+    for adapter in range(num_adapters):
+        if num_running_of[adapter] == 0:
+            waited_ns = slots_taken_ns - slots_seen_ns[adapter]
+            slots_wait_ns[adapter] += num_passed_of[adapter] * waited_ns
+    totals[NUM_STEPS] = step - first_step
+    totals[NUM_PREEMPTIONS] = num_preemptions
+    totals[NUM_LOADS_CPU] = num_loads_cpu
+    totals[NUM_LOADS_DISK] = num_loads_disk
+    totals[RUNNING_NS] = running_ns
+    totals[WAITING_NS] = waiting_ns
+    totals[MAX_WAITING] = max_waiting
+    totals[KV_BLOCK_NS] = kv_block_ns
+    totals[MAX_KV_BLOCKS] = max_kv_blocks
+    totals[ADAPTER_NS] = adapter_ns
+    totals[BUSY_NS] = busy_ns
+    totals[LOAD_NS] = total_load_ns
+    totals[SCHEDULER_NS] = total_scheduler_ns

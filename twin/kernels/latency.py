@@ -67,7 +67,7 @@ def token_weighted_terms(state_samples, num_terms, max_lora_rank, max_loras):
     Parameters
     ----------
     state_samples
-        (num_samples, 5) int64 as in `SimulationReport`.
+        (num_samples, 7) int64 as in `SimulationReport`.
     num_terms, max_lora_rank, max_loras
         Integers.
     """

@@ -1,73 +1,132 @@
-"""Order-keeping structures over array memory: an indexed heap, linked lists, a counted set.
+"""Order-keeping structures over array memory: sorted sets, sets that count, linked lists.
 
-Each function works on arrays that its caller owns, so a kernel can keep several of them. Indices
-are int32; -1 means none.
+Each function works on arrays that its caller owns, so a kernel can keep several of them. Indices of
+linked lists are int32; -1 means none. Sets hold integers as bits, 64 to a word, under summaries of
+64 words to a bit or to a count, so every operation touches a handful of words.
 """
 
-from numba import njit
+import numpy as np
+from numba import config, njit, types
+from numba.extending import intrinsic
 
-BLOCK_BITS = 8
-SUPERBLOCK_BITS = 16
+if config.DISABLE_JIT:
 
+    def lowest_bit(word):
+        """Return the index of the lowest bit set in a non-zero uint64."""
+        return (int(word) & -int(word)).bit_length() - 1
 
-@njit(cache=True, nogil=True)
-def heap_sift_up(heap, position, keys, slot):
-    """Move the item at `slot` towards the root until its parent's key is smaller."""
-    item = heap[slot]
-    key = keys[item]
-    while slot > 0:
-        parent = (slot - 1) >> 1
-        other = heap[parent]
-        if keys[other] <= key:
-            break
-        heap[slot] = other
-        position[other] = slot
-        slot = parent
-    heap[slot] = item
-    position[item] = slot
+    def count_bits(word):
+        """Return how many bits a uint64 has set."""
+        return int(word).bit_count()
 
+else:
 
-@njit(cache=True, nogil=True)
-def heap_sift_down(heap, position, keys, size, slot):
-    """Move the item at `slot` away from the root until both children's keys are larger."""
-    item = heap[slot]
-    key = keys[item]
-    while True:
-        child = 2 * slot + 1
-        if child >= size:
-            break
-        if child + 1 < size and keys[heap[child + 1]] < keys[heap[child]]:
-            child += 1
-        other = heap[child]
-        if key <= keys[other]:
-            break
-        heap[slot] = other
-        position[other] = slot
-        slot = child
-    heap[slot] = item
-    position[item] = slot
+    @intrinsic
+    def lowest_bit(_, word):  # noqa: ARG001 (Numba reads the parameter's name)
+        """Return the index of the lowest bit set in a non-zero uint64."""
+
+        def generate(context, builder, _, arguments):
+            zero_is_undefined = context.get_constant(types.boolean, True)  # noqa: FBT003 (Numba's own call)
+            return builder.cttz(arguments[0], zero_is_undefined)
+
+        return types.int64(types.uint64), generate
+
+    @intrinsic
+    def count_bits(_, word):  # noqa: ARG001
+        """Return how many bits a uint64 has set."""
+
+        def generate(_, builder, __, arguments):
+            return builder.ctpop(arguments[0])
+
+        return types.int64(types.uint64), generate
 
 
 @njit(cache=True, nogil=True)
-def heap_push(heap, position, keys, size, item):
-    """Add `item` to a min-heap of `size` items by ``keys[item]``; return the new size."""
-    heap[size] = item
-    heap_sift_up(heap, position, keys, size)
-    return size + 1
+def bit_of(item):
+    """Return the word in which only the bit of `item` is set."""
+    return np.uint64(1) << np.uint64(item & 63)
 
 
 @njit(cache=True, nogil=True)
-def heap_remove(heap, position, keys, size, item):
-    """Remove `item` from a min-heap of `size` items; return the new size."""
-    slot = position[item]
-    last = heap[size - 1]
-    position[item] = -1
-    if last != item:
-        heap[slot] = last
-        position[last] = slot
-        heap_sift_up(heap, position, keys, slot)
-        heap_sift_down(heap, position, keys, size - 1, position[last])
-    return size - 1
+def sorted_set(num_items):
+    """Return an empty set of integers below `num_items`: bits, words in use, and 64 words in use."""
+    return (
+        np.zeros((num_items >> 6) + 1, np.uint64),
+        np.zeros((num_items >> 12) + 1, np.uint64),
+        np.zeros((num_items >> 18) + 1, np.uint64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def sorted_add(levels, item):
+    """Put `item` into a sorted set."""
+    bits, words, regions = levels
+    bits[item >> 6] |= bit_of(item)
+    words[item >> 12] |= bit_of(item >> 6)
+    regions[item >> 18] |= bit_of(item >> 12)
+
+
+@njit(cache=True, nogil=True)
+def sorted_discard(levels, item):
+    """Take `item` out of a sorted set."""
+    bits, words, regions = levels
+    bits[item >> 6] &= ~bit_of(item)
+    if bits[item >> 6] == 0:
+        words[item >> 12] &= ~bit_of(item >> 6)
+        if words[item >> 12] == 0:
+            regions[item >> 18] &= ~bit_of(item >> 12)
+
+
+@njit(cache=True, nogil=True)
+def sorted_first(levels):
+    """Return the smallest member of a sorted set, or -1."""
+    bits, words, regions = levels
+    for region in range(regions.shape[0]):
+        if regions[region] != 0:
+            word = (region << 6) | lowest_bit(regions[region])
+            word = (word << 6) | lowest_bit(words[word])
+            return (word << 6) | lowest_bit(bits[word])
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def counted_set(num_items):
+    """Return an empty set of integers below `num_items` that can count its members below any item."""
+    return (
+        np.zeros((num_items >> 6) + 1, np.uint64),
+        np.zeros((num_items >> 12) + 1, np.int64),
+        np.zeros((num_items >> 18) + 1, np.int64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def counted_add(bits, block_counts, region_counts, item):
+    """Put `item`, no member, into a counted set."""
+    bits[item >> 6] |= bit_of(item)
+    block_counts[item >> 12] += 1
+    region_counts[item >> 18] += 1
+
+
+@njit(cache=True, nogil=True)
+def counted_discard(bits, block_counts, region_counts, item):
+    """Take `item`, a member, out of a counted set."""
+    bits[item >> 6] &= ~bit_of(item)
+    block_counts[item >> 12] -= 1
+    region_counts[item >> 18] -= 1
+
+
+@njit(cache=True, nogil=True)
+def counted_below(bits, block_counts, region_counts, item):
+    """Return how many members of a counted set are smaller than `item`."""
+    region, block, word = item >> 18, item >> 12, item >> 6
+    count = 0
+    for index in range(region):
+        count += region_counts[index]
+    for index in range(region << 6, block):
+        count += block_counts[index]
+    for index in range(block << 6, word):
+        count += count_bits(bits[index])
+    return count + count_bits(bits[word] & (bit_of(item) - np.uint64(1)))
 
 
 @njit(cache=True, nogil=True)
@@ -116,34 +175,3 @@ def idle_append(previous, following, ends, idle_since_step, step, adapter):
         previous[successor] = adapter
     else:
         ends[1] = adapter
-
-
-@njit(cache=True, nogil=True)
-def counted_add(present, block_counts, superblock_counts, item):
-    """Put `item` into a set that can count its members below any item."""
-    present[item] = 1
-    block_counts[item >> BLOCK_BITS] += 1
-    superblock_counts[item >> SUPERBLOCK_BITS] += 1
-
-
-@njit(cache=True, nogil=True)
-def counted_discard(present, block_counts, superblock_counts, item):
-    """Take `item`, a member, out of a counted set."""
-    present[item] = 0
-    block_counts[item >> BLOCK_BITS] -= 1
-    superblock_counts[item >> SUPERBLOCK_BITS] -= 1
-
-
-@njit(cache=True, nogil=True)
-def counted_below(present, block_counts, superblock_counts, item):
-    """Return how many members of a counted set are smaller than `item`."""
-    superblock = item >> SUPERBLOCK_BITS
-    block = item >> BLOCK_BITS
-    count = 0
-    for index in range(superblock):
-        count += superblock_counts[index]
-    for index in range(superblock << (SUPERBLOCK_BITS - BLOCK_BITS), block):
-        count += block_counts[index]
-    for index in range(block << BLOCK_BITS, item):
-        count += present[index]
-    return count

@@ -29,6 +29,10 @@ NUM_FLAGS = 5
 NUM_STEP_TERMS = 7
 
 
+NUM_SAMPLED = 5
+"""Columns of `samples` that this engine fills."""
+
+
 @njit(cache=True, nogil=True)
 def peak_tokens(running, num_running, prompt_tokens, declared_tokens, generated, candidate):
     """Return the most tokens that running requests and a candidate may need at one time.

@@ -9,7 +9,6 @@ from models.dataset import (
     DatasetOrigin,
     calibration_sha256,
     generate,
-    map_tasks,
     read_parquet,
     write_parquet,
 )
@@ -152,7 +151,3 @@ def test_a_missing_column_is_refused(dataset, tmp_path):
 def test_a_column_is_found_by_its_name(dataset):
     table = Dataset(origin=dataset.origin, columns=np.arange(float(len(COLUMNS)))[None, :])
     assert [float(table[name][0]) for name in COLUMNS] == list(range(len(COLUMNS)))
-
-
-def test_tasks_in_this_process_are_done_in_order():
-    assert list(map_tasks(list, [range(2), range(2, 3)], 1)) == [[0, 1], [2]]

@@ -100,10 +100,28 @@ def test_a_request_is_due_then_sent_then_answered_then_finished(scenario):
     )
     for index in range(outcome.totals["NUM_SENT"]):
         assert scenario.arrival_ns[index] <= outcome.sent_ns[index] < scenario.horizon_ns
+        admitted_ns = outcome.admitted_ns[index]
         first_ns, finish_ns = outcome.first_token_ns[index], outcome.finish_ns[index]
+        assert admitted_ns == -1 or outcome.sent_ns[index] <= admitted_ns
+        assert first_ns == -1 or 0 <= admitted_ns < first_ns
         assert first_ns == -1 or outcome.sent_ns[index] < first_ns
         assert finish_ns == -1 or 0 < first_ns <= finish_ns
         assert (first_ns == finish_ns) == (scenario.output_tokens[index] == 1 or first_ns == -1)
+
+
+@property_of_the_engine
+@given(scenarios(warmup=True))
+def test_waiting_for_a_slot_is_part_of_waiting(scenario):
+    outcome = run_kernel(scenario)
+    waits_ns = [0] * scenario.num_adapters
+    for index in range(outcome.totals["NUM_SENT"]):
+        admitted_ns = outcome.admitted_ns[index]
+        until_ns = scenario.horizon_ns if admitted_ns < 0 else min(admitted_ns, scenario.horizon_ns)
+        begin_ns = max(outcome.sent_ns[index], scenario.warmup_ns)
+        waits_ns[scenario.adapter_of[index]] += max(until_ns - begin_ns, 0)
+    assert all(0 <= part <= whole for part, whole in zip(outcome.slots_wait_ns, waits_ns, strict=True))
+    if scenario.num_adapters <= scenario.max_loras:
+        assert not any(outcome.slots_wait_ns)
 
 
 @property_of_the_engine

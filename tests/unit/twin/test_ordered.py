@@ -11,41 +11,28 @@ ITEMS = 12
 operations = st.lists(st.tuples(st.booleans(), st.integers(0, ITEMS - 1)), max_size=60)
 
 
+LAST = 600_000
+numbers = st.one_of(
+    st.integers(0, LAST), st.integers(0, 200), st.sampled_from([63, 64, 4095, 4096, 2**18 - 1, 2**18])
+)
+
+
 @settings(max_examples=num_examples(60), deadline=None)
-@given(operations, st.permutations(range(ITEMS)))
-def test_a_heap_keeps_its_smallest_key_on_top(steps, order):
-    keys = np.array(order, np.int64)
-    heap, position = np.empty(ITEMS, np.int32), np.full(ITEMS, -1, np.int32)
-    size, members = 0, set()
+@given(st.lists(st.tuples(st.booleans(), numbers), max_size=60))
+def test_a_sorted_set_knows_its_smallest_member(steps):
+    levels, members = ordered.sorted_set(LAST + 1), set()
     for wanted, item in steps:
-        if wanted and item not in members:
-            size = ordered.heap_push(heap, position, keys, size, item)
+        if wanted:
+            ordered.sorted_add(levels, item)
             members.add(item)
-        elif not wanted and item in members:
-            size = ordered.heap_remove(heap, position, keys, size, item)
+        elif item in members:
+            ordered.sorted_discard(levels, item)
             members.remove(item)
-        assert size == len(members)
-        assert set(heap[:size].tolist()) == members
-        assert all(position[heap[slot]] == slot for slot in range(size))
-        if members:
-            assert heap[0] == min(members, key=lambda member: keys[member])
-
-
-@settings(max_examples=num_examples(50), deadline=None)
-@given(st.permutations(range(ITEMS)), st.lists(st.integers(0, ITEMS - 1), max_size=20))
-def test_a_heap_follows_keys_that_become_smaller(order, items):
-    keys = np.array(order, np.int64)
-    heap, position = np.empty(ITEMS, np.int32), np.full(ITEMS, -1, np.int32)
-    for item in range(ITEMS):
-        ordered.heap_push(heap, position, keys, item, item)
-    for count, item in enumerate(items):
-        keys[item] = -1 - count
-        ordered.heap_sift_up(heap, position, keys, position[item])
-    popped = []
-    for size in range(ITEMS, 0, -1):
-        popped.append(int(heap[0]))
-        ordered.heap_remove(heap, position, keys, size, popped[-1])
-    assert popped == sorted(range(ITEMS), key=lambda item: keys[item])
+        assert ordered.sorted_first(levels) == min(members, default=-1)
+    for item in sorted(members):
+        assert ordered.sorted_first(levels) == item
+        ordered.sorted_discard(levels, item)
+    assert not any(level.any() for level in levels)
 
 
 def _items_of(following, ends):
@@ -91,19 +78,13 @@ def test_idle_adapters_stand_in_order_of_last_use_then_of_index(uses):
 
 
 @settings(max_examples=num_examples(50), deadline=None)
-@given(
-    st.sets(st.integers(0, 200_000), max_size=30),
-    st.lists(st.integers(0, 200_000), min_size=1, max_size=10),
-)
+@given(st.sets(numbers, max_size=30), st.lists(numbers, min_size=1, max_size=10))
 def test_a_counted_set_counts_its_members_below_any_item(members, limits):
-    present = np.zeros(200_001, np.uint8)
-    block_counts = np.zeros((200_001 >> ordered.BLOCK_BITS) + 1, np.int32)
-    superblock_counts = np.zeros((200_001 >> ordered.SUPERBLOCK_BITS) + 1, np.int32)
+    counted = ordered.counted_set(LAST + 1)
     for item in members:
-        ordered.counted_add(present, block_counts, superblock_counts, item)
+        ordered.counted_add(*counted, item)
     for item in sorted(members)[::3]:
-        ordered.counted_discard(present, block_counts, superblock_counts, item)
+        ordered.counted_discard(*counted, item)
     members = members - set(sorted(members)[::3])
-    for limit in limits:
-        below = ordered.counted_below(present, block_counts, superblock_counts, limit)
-        assert below == sum(member < limit for member in members)
+    for limit in (*limits, *members):
+        assert ordered.counted_below(*counted, limit) == sum(member < limit for member in members)

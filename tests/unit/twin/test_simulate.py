@@ -1,6 +1,7 @@
 """The report: conservation, definitions, and refusals."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.twin_cases import HAS_JIT, calibration, num_examples, report_as_dict, server
-from twin.domain import Adapter, LatencySummary, Workload
+from twin.domain import Adapter, LatencySummary, MemoryLaw, Workload
 from twin.errors import InvalidInputError
 from twin.memory import kv_tokens
 from twin.simulate import ClientConditions, simulate, simulate_requests
@@ -25,8 +26,10 @@ def workload(num_adapters=6, rate_rps=2.0, **changes):
     )
 
 
-def report(load=None, flags=None, **keywords):
-    return simulate(load or workload(), flags or server(), calibration(), horizon_s=HORIZON_S, **keywords)
+def report(load=None, flags=None, known=None, **keywords):
+    return simulate(
+        load or workload(), flags or server(), known or calibration(), horizon_s=HORIZON_S, **keywords
+    )
 
 
 loads = st.builds(
@@ -165,6 +168,32 @@ def test_more_load_offers_more_and_serves_a_smaller_share():
     assert [made.starved for made in reports][0::3] == [False, True]
 
 
+NOISE = 0.98
+"""One window is one sample: a larger server may complete this share of a smaller one's tokens."""
+
+
+@pytest.mark.parametrize("max_loras", [1, 3, 6])
+@pytest.mark.parametrize("pool_mb", [40, 60, 250])
+def test_throughput_and_waiting_do_not_fall_as_rates_rise(max_loras, pool_mb):
+    known, flags = calibration(memory=MemoryLaw(pool_bytes=pool_mb * 1e6)), server(max_loras=max_loras)
+    made = [report(workload(rate_rps=rate), flags, known) for rate in (0.25, 1.0, 4.0, 16.0, 64.0)]
+    for slower, faster in pairwise(made):
+        assert faster.throughput_tok_s >= NOISE * slower.throughput_tok_s
+        assert faster.mean_num_requests_waiting >= NOISE * slower.mean_num_requests_waiting
+
+
+@pytest.mark.parametrize("rate_rps", [0.5, 4.0, 32.0])
+def test_throughput_does_not_fall_as_memory_grows(rate_rps):
+    load = workload(rate_rps=rate_rps, input_tokens_mean=200.0, output_tokens_mean=60.0)
+    made = [
+        report(load, server(), calibration(memory=MemoryLaw(pool_bytes=pool_mb * 1e6)))
+        for pool_mb in (40, 50, 70, 110, 250)
+    ]
+    assert [one.kv_tokens for one in made] == sorted({one.kv_tokens for one in made})
+    for smaller, larger in pairwise(made):
+        assert larger.throughput_tok_s >= NOISE * smaller.throughput_tok_s
+
+
 # --- A benchmark's client.
 
 
@@ -228,6 +257,13 @@ def test_a_window_out_of_range_is_refused(horizon_s):
     assert refusal.value.field == "horizon_s"
 
 
+@pytest.mark.parametrize("warmup_s", [-1.0, float("nan"), float("inf"), 1e9])
+def test_a_warm_up_out_of_range_is_refused(warmup_s):
+    with pytest.raises(InvalidInputError) as refusal:
+        simulate(workload(), server(), calibration(), horizon_s=1.0, warmup_s=warmup_s)
+    assert refusal.value.field == "warmup_s"
+
+
 @pytest.mark.parametrize(
     ("load", "flags", "field"),
     [
@@ -262,3 +298,10 @@ def test_given_requests_must_fit_the_server_and_the_adapters():
 
 def replace_column(requests):
     return replace(requests, adapter_of=np.array([0], np.int32))
+
+
+def test_a_server_without_kv_blocks_is_refused():
+    with pytest.raises(InvalidInputError) as refusal:
+        report(known=calibration(memory=MemoryLaw(pool_bytes=0.0)))
+    assert refusal.value.field == "max_loras"
+    assert "leaves 0 KV tokens" in refusal.value.message
