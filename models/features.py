@@ -62,7 +62,10 @@ FEATURES: tuple[Feature, ...] = (
     Feature("kv_requests", "requests", "KV / context"),
     Feature("residence_share", "1", "tokens of requests in flight at the window's end / tokens offered"),
     Feature(
-        "load_share", "1", "(1 - max_loras / num_adapters)+ active'(tau) / output_tokens x load_ms / 1000"
+        "load_share",
+        "1",
+        "(1 - max_loras / num_adapters)+ active'(tau) / output_tokens x load_ms / 1000 x (1 + max_loras / 6 "
+        "x min((4 active(tau) / max_loras - 3)+, 1))",
     ),
     Feature(
         "scan_share", "1", "scanned_us sum(rate) horizon (1 - 1/rho)+ / 2 / step(B): a full scan of the queue"

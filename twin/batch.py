@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from twin.client import STEADY_SERVICE, ClientConditions
 from twin.errors import InvalidInputError, TwinError
-from twin.simulate import STEADY_SERVICE, ClientConditions, simulate
+from twin.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

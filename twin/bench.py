@@ -10,10 +10,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.client import STEADY_SERVICE
 from twin.domain import Adapter, ServerConfig, Workload
 from twin.memory import required_kv_tokens
 from twin.report import Window
-from twin.simulate import STEADY_SERVICE, report_of, serve
+from twin.simulate import report_of, serve
 from twin.workload import generate_requests
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twin.domain import Calibration, LoadLaw, MemoryLaw, ModelShape, SchedulerLaw, StepLaw
+from twin.domain import Calibration, FrontEndLaw, LoadLaw, MemoryLaw, ModelShape, SchedulerLaw, StepLaw
 from twin.errors import InvalidInputError, UnknownCalibrationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROFILES = Path(__file__).parent / "profiles"
 
 _PARTS = {
@@ -25,6 +25,7 @@ _PARTS = {
     "step": StepLaw,
     "scheduler": SchedulerLaw,
     "load": LoadLaw,
+    "front_end": FrontEndLaw,
 }
 
 

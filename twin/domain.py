@@ -419,15 +419,20 @@ class StepLaw:
     context_ms
         Each 1,000 tokens of context that decoding requests read from the KV cache.
     compute_ms
-        Each token (decode or prompt) above the roofline's knee, `ROOFLINE_TOKENS`.
+        Each token (decode or prompt) beyond the largest CUDA graph's, `GRAPH_TOKENS`.
     adapter_ms
         Each distinct adapter in the batch.
-    adapter_token_ms
-        Each distinct adapter x 1,000 tokens computed (decodes and prompt tokens).
-    adapter_rank_ms
-        Each distinct adapter x (`max_lora_rank` / 8 - 1).
+    adapter_prefill_ms
+        Each distinct adapter x 1,000 prompt tokens computed.
+    rank_ms
+        A step with adapters, x (`max_lora_rank` / 8 - 1).
     slot_ms
-        Each adapter slot of the server, used or not.
+        A step with adapters: each adapter slot of the server, used or not.
+    slot_token_ms
+        A step with adapters: each adapter slot x 1,000 tokens computed. LoRA's kernels start a thread
+        block for each slot and block of tokens, and those without work still have to end.
+    eager_ms
+        A step with adapters and more tokens than the largest CUDA graph.
     """
 
     base_ms: float
@@ -436,9 +441,11 @@ class StepLaw:
     context_ms: float
     compute_ms: float
     adapter_ms: float
-    adapter_token_ms: float
-    adapter_rank_ms: float
+    adapter_prefill_ms: float
+    rank_ms: float
     slot_ms: float
+    slot_token_ms: float
+    eager_ms: float
 
     def __post_init__(self) -> None:
         _require_law(self, "step")
@@ -456,11 +463,14 @@ class SchedulerLaw:
     ----------
     base_us, running_us, scanned_us
         Every step; each running request; each waiting request that the scan passes.
+    far_us
+        More, for each one beyond `FAR_QUEUE`.
     """
 
     base_us: float
     running_us: float
     scanned_us: float
+    far_us: float
 
     def __post_init__(self) -> None:
         _require_law(self, "scheduler")
@@ -478,18 +488,34 @@ class LoadLaw:
         More, when the adapter's rank is below `max_lora_rank`.
     disk_ms, disk_rank_ms
         From disk: constant, and for each unit of the adapter's rank.
-    first_use_ms
-        How long the API server is busy with an adapter's first request after a cold start.
     """
 
     cpu_ms: float
     cpu_padding_ms: float
     disk_ms: float
     disk_rank_ms: float
-    first_use_ms: float = 0.0
 
     def __post_init__(self) -> None:
         _require_law(self, "load")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEndLaw:
+    """What keeps the API server, one process before the engine, from passing anything on.
+
+    Attributes
+    ----------
+    first_use_ms
+        An adapter's first request after a cold start.
+    label_us
+        A scrape of ``/metrics``: each adapter's name in a label of ``lora_requests_info``.
+    """
+
+    first_use_ms: float = 0.0
+    label_us: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_law(self, "front_end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -502,6 +528,8 @@ class Calibration:
         Together the calibration's id.
     model, memory, step, scheduler, load
         The model's shapes and the estimators.
+    front_end
+        The API server, which matters to comparisons with benchmarks alone.
     generated_over_requested
         Generated tokens over requested ones: text ends early (0.991 Llama, 0.955 Qwen).
     max_known_rank
@@ -521,6 +549,7 @@ class Calibration:
     load: LoadLaw
     generated_over_requested: float
     max_known_rank: int
+    front_end: FrontEndLaw = FrontEndLaw()
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -612,6 +641,9 @@ class SimulationReport:
         Of completed requests (ITL quantiles: of all steps, weighted by tokens emitted).
     ttft_incl_unfinished_ms
         Mean TTFT with every unfinished request counted as the whole window.
+    num_unfinished_trend
+        Requests unfinished at the window's end, by a straight line through their number in its last
+        fifth: the number at one moment is one draw of many.
     served_fraction
         (num_adapters,) float64, as in `adapters`.
     adapters
@@ -632,6 +664,8 @@ class SimulationReport:
         Size of the KV cache, tokens.
     num_steps, num_preemptions, num_loads
         Engine steps, preempted requests, adapters brought into a slot.
+    num_arrival_steps, num_adapter_set_changes
+        Steps before which a request came, and those that an adapter entered or before which one left.
     mean_adapters_in_batch
         Distinct adapters in a step, time-weighted mean.
     state_samples
@@ -655,6 +689,7 @@ class SimulationReport:
     tpot: LatencySummary
     e2e: LatencySummary
     ttft_incl_unfinished_ms: float
+    num_unfinished_trend: float
     served_fraction: NDArray[np.float64]
     adapters: AdapterOutcomes
     fairness: float
@@ -669,6 +704,8 @@ class SimulationReport:
     num_steps: int
     num_preemptions: int
     num_loads: int
+    num_arrival_steps: int
+    num_adapter_set_changes: int
     mean_adapters_in_batch: float
     state_samples: NDArray[np.int64]
 

@@ -17,12 +17,12 @@ SCHEDULER_TERMS = tuple(field.name for field in fields(SchedulerLaw))
 
 
 def step_coefficients(law: StepLaw) -> NDArray[np.float64]:
-    """Return the coefficients in the order `twin.kernels.latency.step_ms` takes them, (9,) float64."""
+    """Return the coefficients in the order `twin.kernels.latency.step_ms` takes them, (11,) float64."""
     return np.array([getattr(law, name) for name in STEP_TERMS], dtype=np.float64)
 
 
 def scheduler_coefficients(law: SchedulerLaw) -> NDArray[np.float64]:
-    """Return the coefficients in the order `scheduler_us` takes them, (3,) float64."""
+    """Return the coefficients in the order `scheduler_us` takes them, (4,) float64."""
     return np.array([getattr(law, name) for name in SCHEDULER_TERMS], dtype=np.float64)
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from twin.client import ClientConditions
 from twin.domain import Calibration, ServerConfig, Workload
 from twin.errors import InvalidInputError
 from twin.report import STARVED_BELOW
-from twin.simulate import ClientConditions
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
@@ -23,8 +23,11 @@ DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
 MEMORY_ERRORS = frozenset({"kv_smaller_than_max_len", "oom_torch", "no_memory_for_kv_blocks"})
 """Failures that mean "does not fit"; every other failure is the infrastructure's."""
 
-BENCHMARK_CLIENT = ClientConditions(cold_start=True, max_unfinished_requests=26_500)
-"""These runs start a server anew, and their client runs out of ports at about so many requests."""
+COUNTING_CLIENT = ClientConditions(cold_start=True, max_unfinished_requests=26_500, scrape_interval_s=2.0)
+"""The client of runs that count what they sent: a server started anew, ports for so many requests."""
+
+EARLIER_CLIENT = replace(COUNTING_CLIENT, max_unfinished_requests=24_900)
+"""The client of the others: running plus waiting requests stay at about so many, to within a few."""
 
 _REQUIRED = (
     "model",
@@ -44,6 +47,8 @@ class RunOutcome:
 
     throughput_tok_s: float
     itl_ms: float
+    itl_median_ms: float
+    tpot_ms: float
     ttft_ms: float
     ttft_incl_unfinished_ms: float
     mean_num_requests_running: float
@@ -132,6 +137,11 @@ def read_runs(path: str | Path) -> tuple[MeasuredRun, ...]:
     return runs
 
 
+def client_of(run: MeasuredRun) -> ClientConditions:
+    """Return the client that the run was made with."""
+    return EARLIER_CLIENT if run.sent_requests is None else COUNTING_CLIENT
+
+
 def server_of(run: MeasuredRun) -> ServerConfig:
     """Return the flags that the run's server was started with."""
     return ServerConfig(
@@ -190,6 +200,8 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
         outcome = RunOutcome(
             throughput_tok_s=number("tot_tok_s"),
             itl_ms=number("mean_itl_ms"),
+            itl_median_ms=number("median_itl_ms"),
+            tpot_ms=number("mean_tpot_ms"),
             ttft_ms=number("mean_ttft_ms"),
             ttft_incl_unfinished_ms=number("ttft_incl_unfinished_ms"),
             mean_num_requests_running=number("mean_running"),

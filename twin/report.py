@@ -101,7 +101,7 @@ def make_report(
     requests: RequestStream, run: EngineRun, window: Window, *, kv_tokens: int, block_size: int
 ) -> SimulationReport:
     """Return the report of a run that the kernel has filled in."""
-    sums, quantiles_ms, by_adapter = _summarise(requests, run, window)
+    sums, quantiles_ms, by_adapter, unfinished = _summarise(requests, run, window)
     totals = run.totals
     horizon_s, window_ns = window.horizon_s, float(window.end_ns - window.start_ns)
     num_completed = int(sums[kernel.NUM_COMPLETED])
@@ -136,6 +136,7 @@ def make_report(
         ttft_incl_unfinished_ms=_mean_ms(
             ttft_ns + num_unfinished * window_ns, num_completed + num_unfinished
         ),
+        num_unfinished_trend=_trend_at_the_end(unfinished),
         served_fraction=outcomes.served_fraction,
         adapters=outcomes,
         fairness=_jains_index(outcomes.served_fraction[outcomes.num_requests_sent > 0]),
@@ -150,6 +151,8 @@ def make_report(
         num_steps=num_steps,
         num_preemptions=int(totals[engine.NUM_PREEMPTIONS]),
         num_loads=int(totals[engine.NUM_LOADS_CPU] + totals[engine.NUM_LOADS_DISK]),
+        num_arrival_steps=int(totals[engine.NUM_ARRIVAL_STEPS]),
+        num_adapter_set_changes=int(totals[engine.NUM_SET_CHANGES]),
         mean_adapters_in_batch=float(totals[engine.ADAPTER_NS] / window_ns),
         state_samples=run.samples[: num_steps // SAMPLE_STRIDE],
     )
@@ -157,9 +160,10 @@ def make_report(
 
 def _summarise(
     requests: RequestStream, run: EngineRun, window: Window
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     sums, quantiles_ms = np.zeros(kernel.NUM_SUMS), np.empty((3, 3))
     by_adapter = np.zeros((run.slots_wait_ns.shape[0], kernel.NUM_BY_ADAPTER))
+    unfinished = np.zeros(kernel.NUM_LATE, np.int64)
     kernel.summarise(
         run.sent_ns,
         run.admitted_ns,
@@ -174,8 +178,16 @@ def _summarise(
         sums,
         quantiles_ms,
         by_adapter,
+        unfinished,
     )
-    return sums, quantiles_ms, by_adapter
+    return sums, quantiles_ms, by_adapter, unfinished
+
+
+def _trend_at_the_end(counts: NDArray[np.int64]) -> float:
+    """Return what a straight line through equally spaced counts says of the last one, at least 0."""
+    moments = np.arange(counts.shape[0]) - 0.5 * (counts.shape[0] - 1)
+    slope = float(moments @ counts) / float(moments @ moments)
+    return max(float(counts.mean()) + slope * float(moments[-1]), 0.0)
 
 
 def _mean_ms(total_ns: float, count: float) -> float:

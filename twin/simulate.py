@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twin.arrivals import MAX_REQUESTS
+from twin.client import STEADY_SERVICE, ClientConditions
 from twin.errors import InvalidInputError
 from twin.kernels import engine
 from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from twin.paged_domain import PagedCalibration
     from twin.workload import RequestStream
 
-TWIN_VERSION = "3"
+TWIN_VERSION = "4"
 """Changes whenever the same input gives other results: data sets carry it."""
 
 EXPECTED_MAX_RPS = 36
@@ -39,32 +39,6 @@ EXPECTED_MAX_RPS = 36
 
 MIN_HORIZON_S = 1e-3
 MAX_HORIZON_S = 7 * 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientConditions:
-    """How a benchmark's start and client differ from a server in steady service.
-
-    Attributes
-    ----------
-    cold_start
-        Whether no adapter has been used before: the API server then stops for
-        `LoadLaw.first_use_ms` at each adapter's first request.
-    max_unfinished_requests
-        The client's limit on requests it waits for; later ones are sent when one finishes. None:
-        no limit.
-    """
-
-    cold_start: bool = False
-    max_unfinished_requests: int | None = None
-
-    def __post_init__(self) -> None:
-        limit = self.max_unfinished_requests
-        if limit is not None and limit < 1:
-            raise InvalidInputError("max_unfinished_requests", f"must be >= 1, got {limit!r}")
-
-
-STEADY_SERVICE = ClientConditions()
 
 
 def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
@@ -240,15 +214,16 @@ def _serve_slotted(
     cpu_load_ns, disk_load_ns = load_times_ns(calibration.load, rank, server.max_lora_rank)
     ready_ns = requests.arrival_ns
     if client.cold_start:
-        first_use_ns = round(calibration.load.first_use_ms * 1e6)
+        first_use_ns = round(calibration.front_end.first_use_ms * 1e6)
         ready_ns = front_end_ready_ns(ready_ns, requests.adapter_of, num_adapters, first_use_ns)
+    order, place = _touch_order(num_adapters)
     engine.run_engine(
         ready_ns,
-        requests.adapter_of,
+        place[requests.adapter_of],
         requests.prompt_tokens,
         requests.output_tokens,
-        cpu_load_ns,
-        disk_load_ns,
+        cpu_load_ns[order],
+        disk_load_ns[order],
         _flags(server, num_adapters, available, client.max_unfinished_requests),
         step_coefficients(calibration.step),
         scheduler_coefficients(calibration.scheduler),
@@ -265,8 +240,22 @@ def _serve_slotted(
         run.samples,
         SAMPLE_STRIDE,
     )
+    run.slots_wait_ns = run.slots_wait_ns[place]
     _count_from_the_client(requests.arrival_ns, ready_ns, run, window.end_ns, client)
     return run
+
+
+def _touch_order(num_adapters: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the adapters in the order in which a step touches them, and each one's place in it.
+
+    vLLM walks over a set of adapters: the order is a hash's, the same in every step and unrelated to
+    the workload's.
+    """
+    hashed = np.arange(num_adapters, dtype=np.uint64) * np.uint64(2_654_435_761) % np.uint64(2**32)
+    order = np.argsort(hashed, kind="stable")
+    place = np.empty(num_adapters, np.int32)
+    place[order] = np.arange(num_adapters, dtype=np.int32)
+    return order, place
 
 
 def report_of(

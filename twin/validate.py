@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin.measured import BENCHMARK_CLIENT, sending_rate_rps, server_of, workload_of
+from twin.client import client_view
+from twin.measured import client_of, sending_rate_rps, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.metrics import accuracy, f1, mape_pct, smape_half_pct
 from twin.simulate import simulate
@@ -18,6 +19,7 @@ from twin.simulate import simulate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from twin.client import ClientView
     from twin.domain import Calibration, SimulationReport
     from twin.measured import MeasuredRun
 
@@ -38,6 +40,8 @@ class Prediction:
         Whether the server starts.
     throughput_tok_s, itl_ms, ttft_ms, ttft_incl_unfinished_ms
         As in `RunOutcome`; None when it does not fit or is not predicted.
+    binding_constraint
+        As in `SimulationReport`.
     wall_s
         Seconds that the prediction took.
     """
@@ -48,6 +52,7 @@ class Prediction:
     itl_ms: float | None = None
     ttft_ms: float | None = None
     ttft_incl_unfinished_ms: float | None = None
+    binding_constraint: str | None = None
     wall_s: float = 0.0
 
 
@@ -59,7 +64,7 @@ def simulate_run(run: MeasuredRun, calibration: Calibration, *, seed: int = 0) -
         calibration,
         horizon_s=run.duration_s,
         seed=seed,
-        client=BENCHMARK_CLIENT,
+        client=client_of(run),
     )
 
 
@@ -71,25 +76,27 @@ def predict_run(run: MeasuredRun, calibration: Calibration) -> Prediction:
         return Prediction(run=run, fits=True)
     start = time.perf_counter()
     report = simulate_run(run, calibration)
+    seen = client_view(report, calibration.front_end, client_of(run))
     return Prediction(
         run=run,
         fits=True,
         throughput_tok_s=report.throughput_tok_s,
-        itl_ms=report.itl.mean_ms,
-        ttft_ms=report.ttft.mean_ms,
-        ttft_incl_unfinished_ms=_ttft_with_requests_held_back_ms(run, report),
+        itl_ms=seen.itl_ms,
+        ttft_ms=seen.ttft_ms,
+        ttft_incl_unfinished_ms=_ttft_with_requests_held_back_ms(run, report, seen),
+        binding_constraint=report.binding_constraint,
         wall_s=time.perf_counter() - start,
     )
 
 
-def _ttft_with_requests_held_back_ms(run: MeasuredRun, report: SimulationReport) -> float:
+def _ttft_with_requests_held_back_ms(run: MeasuredRun, report: SimulationReport, seen: ClientView) -> float:
     """Count requests that the client could not send for want of ports as unfinished, as measured."""
-    limit = BENCHMARK_CLIENT.max_unfinished_requests
+    limit = client_of(run).max_unfinished_requests
     num_unfinished = report.num_requests_sent - report.num_requests_completed
     if limit is None or num_unfinished < AT_LIMIT * limit:
-        return report.ttft_incl_unfinished_ms
+        return seen.ttft_incl_unfinished_ms
     num_due = max(sending_rate_rps(run) * run.duration_s, report.num_requests_sent)
-    total_ms = report.ttft_incl_unfinished_ms * report.num_requests_sent
+    total_ms = seen.ttft_incl_unfinished_ms * report.num_requests_sent
     total_ms += (num_due - report.num_requests_sent) * run.duration_s * 1e3
     return total_ms / num_due
 

@@ -14,7 +14,13 @@ from math import expm1, isnan, log2
 import numpy as np
 from numba import njit
 
-from twin.kernels.latency import scheduler_us, step_ms
+from twin.kernels.latency import (
+    GRAPH_TOKENS,
+    NUM_SCHEDULER_TERMS,
+    NUM_STEP_TERMS,
+    scheduler_us,
+    step_ms,
+)
 from twin.kernels.memory import kv_tokens_kernel
 
 DEFAULT_INPUT_CV = 1.113
@@ -55,14 +61,14 @@ NUM_AGGREGATES = NUM_SUMS + NUM_MAXIMA
 
 # What the formulas need of a calibration and of the flags a surrogate is trained for.
 STEP_COEFFICIENTS = 0
-SCHEDULER_COEFFICIENTS = 9
-MEMORY = 12
-LOAD_MS = 16
-MAX_NUM_SEQS = 17
-MAX_NUM_BATCHED_TOKENS = 18
-BLOCK_SIZE = 19
-HORIZON_S = 20
-NUM_CALIBRATION = 21
+SCHEDULER_COEFFICIENTS = STEP_COEFFICIENTS + NUM_STEP_TERMS
+MEMORY = SCHEDULER_COEFFICIENTS + NUM_SCHEDULER_TERMS
+LOAD_MS = MEMORY + 4
+MAX_NUM_SEQS = LOAD_MS + 1
+MAX_NUM_BATCHED_TOKENS = LOAD_MS + 2
+BLOCK_SIZE = LOAD_MS + 3
+HORIZON_S = LOAD_MS + 4
+NUM_CALIBRATION = LOAD_MS + 5
 
 # Features.
 (
@@ -227,13 +233,22 @@ def expected_active(aggregates, tau_s):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _token_step(
-    step_coefs, scheduler_coefs, aggregates, batch, in_per_out, context_tokens, max_loras, max_lora_rank
+    step_coefs,
+    eager_ms,
+    scheduler_coefs,
+    aggregates,
+    batch,
+    in_per_out,
+    context_tokens,
+    max_loras,
+    max_lora_rank,
 ):
     """Return the mean step that a token sees, milliseconds.
 
     A running request sees `batch` others and itself, its own adapter beside the active ones, and the
-    prompt tokens that keep the batch full. Coefficients are tuples: arrays would cost more to pass
-    than the laws to compute.
+    prompt tokens that keep the batch full. Prompts come in bursts, so the share of steps beyond the
+    largest CUDA graph grows gradually with the mean. Coefficients are tuples: arrays would cost more to
+    pass than the laws to compute.
     """
     active = expected_active(aggregates, batch / aggregates[RATE_OUT])
     running = batch + 1.0
@@ -246,6 +261,8 @@ def _token_step(
         max_lora_rank,
         max_loras,
     )
+    eager_share = running * (1.0 + in_per_out) * (1.0 / GRAPH_TOKENS) - 0.5
+    model_ms += eager_ms * min(max(eager_share, 0.0), 1.0)
     return model_ms + 1e-3 * scheduler_us(scheduler_coefs, running, 0.0)
 
 
@@ -264,12 +281,21 @@ def _operating_point(
         Requests; milliseconds; load over the capacity at `max_batch`.
     """
     c = calibration
-    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8])
-    scheduler_coefs = (c[9], c[10], c[11])
+    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0)
+    eager_ms = c[10]
+    scheduler_coefs = (c[11], c[12], c[13], c[14])
     work = 1e-3 * aggregates[RATE_OUT]
     full = max(max_batch - 1.0, 1e-6)
     step = _token_step(
-        step_coefs, scheduler_coefs, aggregates, full, in_per_out, context_tokens, max_loras, max_lora_rank
+        step_coefs,
+        eager_ms,
+        scheduler_coefs,
+        aggregates,
+        full,
+        in_per_out,
+        context_tokens,
+        max_loras,
+        max_lora_rank,
     )
     rho = work * step / max_batch
     if rho >= 1.0:
@@ -281,6 +307,7 @@ def _operating_point(
         batch = low + (high - low) * gap_low / (gap_low - gap_high)
         step = _token_step(
             step_coefs,
+            eager_ms,
             scheduler_coefs,
             aggregates,
             batch,
@@ -347,6 +374,9 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     # where slots are fewer than adapters.
     begun_per_s = (active - active_half) / (0.5 * tau_s) * rate_rps / work_tok_s
     loads_per_s = max(1.0 - max_loras / count, 0.0) * begun_per_s
+    # With all slots taken a load makes others of the batch be loaded again: a sixth of the slots.
+    slots_taken = min(max(4.0 * active / max_loras - 3.0, 0.0), 1.0)
+    loads_per_s *= 1.0 + slots_taken * max_loras / 6.0
 
     unfinished_tok_s = batch * (in_when_running + out_when_running) / calibration[HORIZON_S]
     residence_share = unfinished_tok_s / offered_tok_s

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from twin.kernels.latency import ROOFLINE_TOKENS, scheduler_us, step_ms
+from twin.kernels.latency import GRAPH_TOKENS, scheduler_us, step_ms
 
 # What an adapter asks of a GPU in one second, and their number.
 REQUESTS, DECODES, PROMPT_TOKENS, CONTEXT_TOKENS = range(4)
@@ -51,7 +51,7 @@ def best_case_utilisation(step_coefficients, scheduler_coefficients, server, dem
     )
     if fewest == 0.0:  # a demand so small that its share of a step rounds to nothing
         return 0.0
-    at_the_knee = max(num_tokens / ROOFLINE_TOKENS, fewest)
+    at_the_knee = max(num_tokens / GRAPH_TOKENS, fewest)
     busy_ms = min(
         _busy_ms(step_coefficients, scheduler_coefficients, server, demand, fewest),
         _busy_ms(step_coefficients, scheduler_coefficients, server, demand, at_the_knee),

@@ -36,9 +36,11 @@ def a_calibration(**changes) -> Calibration:
         "prefill_ms": 0.02,
         "context_ms": 0.05,
         "adapter_ms": 0.3,
-        "adapter_token_ms": 0.2,
-        "adapter_rank_ms": 0.05,
+        "adapter_prefill_ms": 0.2,
+        "rank_ms": 0.9,
         "slot_ms": 0.01,
+        "slot_token_ms": 0.08,
+        "eager_ms": 12.0,
     }
     values = {
         "gpu_type": "test-gpu",
@@ -47,7 +49,7 @@ def a_calibration(**changes) -> Calibration:
         "model": shape,
         "memory": MemoryLaw(pool_bytes=40_000 * 8192.0),
         "step": StepLaw(**numbers),
-        "scheduler": SchedulerLaw(base_us=50.0, running_us=3.0, scanned_us=0.2),
+        "scheduler": SchedulerLaw(base_us=50.0, running_us=3.0, scanned_us=0.2, far_us=0.25),
         "load": LoadLaw(cpu_ms=5.0, cpu_padding_ms=1.0, disk_ms=40.0, disk_rank_ms=2.0),
         "generated_over_requested": 1.0,
         "max_known_rank": 32,

@@ -5,10 +5,11 @@ active adapters come from the exact sum, the batch from bisection.
 """
 
 import math
+from dataclasses import replace
 
 from models.kernels.features import DEFAULT_INPUT_CV, DEFAULT_OUTPUT_CV, SHAREGPT_MEAN_PRODUCT
 from twin.domain import ServerConfig
-from twin.kernels.latency import scheduler_us, step_ms
+from twin.kernels.latency import GRAPH_TOKENS, scheduler_us, step_ms
 from twin.latency import scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens
 
@@ -59,7 +60,7 @@ class Oracle:
         in_when_running, out_when_running = self.moments()
         context = in_when_running + out_when_running / 2 + self.flags.block_size / 2
         model_ms = step_ms(
-            step_coefficients(self.calibration.step),
+            step_coefficients(replace(self.calibration.step, eager_ms=0.0)),
             running,
             running * self.prompt / self.work,
             running * context,
@@ -67,6 +68,8 @@ class Oracle:
             self.flags.max_lora_rank,
             self.flags.max_loras,
         )
+        eager_share = running * (1 + self.prompt / self.work) / GRAPH_TOKENS - 0.5
+        model_ms += self.calibration.step.eager_ms * min(max(eager_share, 0.0), 1.0)
         return model_ms + 1e-3 * scheduler_us(
             scheduler_coefficients(self.calibration.scheduler), running, 0.0
         )
@@ -90,6 +93,7 @@ class Oracle:
         saturation = min(1.0, 1.0 / rho)
         misses = max(1 - flags.max_loras / len(self.rows), 0.0)
         begun = (self.active(tau) - self.active(tau / 2)) / (tau / 2) * self.rate / self.work
+        taken = min(max(4 * self.active(tau) / flags.max_loras - 3, 0.0), 1.0)
         queue = 0.5 * self.rate * self.horizon_s * (1 - saturation)
         out_mean = self.work / self.rate
         out_square = sum(
@@ -110,7 +114,11 @@ class Oracle:
             "step_ms": step,
             "kv_requests": kv_requests,
             "residence_share": residence,
-            "load_share": 1e-3 * misses * begun * self.calibration.load.cpu_ms,
+            "load_share": 1e-3
+            * self.calibration.load.cpu_ms
+            * misses
+            * begun
+            * (1 + taken * flags.max_loras / 6),
             "scan_share": 1e-3 * self.calibration.scheduler.scanned_us * queue / step,
             "input_tokens": self.prompt / self.rate,
             "output_tokens": out_mean,

@@ -51,6 +51,8 @@ TOTAL_NAMES = (
     "BUSY_NS",
     "LOAD_NS",
     "SCHEDULER_NS",
+    "NUM_ARRIVAL_STEPS",
+    "NUM_SET_CHANGES",
 )
 STOP_NAMES = ("STOP_QUEUE_EMPTY", "STOP_SLOTS", "STOP_KV", "STOP_TOKENS", "STOP_SEQS", "STOP_PREEMPTED")
 
@@ -61,11 +63,13 @@ STEP = StepLaw(
     context_ms=0.07,
     compute_ms=0.015,
     adapter_ms=0.31,
-    adapter_token_ms=0.9,
-    adapter_rank_ms=0.013,
+    adapter_prefill_ms=0.9,
+    rank_ms=0.4,
     slot_ms=0.011,
+    slot_token_ms=0.6,
+    eager_ms=2.5,
 )
-SCHEDULER = SchedulerLaw(base_us=41.0, running_us=3.7, scanned_us=0.23)
+SCHEDULER = SchedulerLaw(base_us=41.0, running_us=3.7, scanned_us=0.23, far_us=0.31)
 
 
 def num_examples(default: int) -> int:

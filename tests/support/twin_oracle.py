@@ -92,17 +92,19 @@ def lat_model_ms(scenario: Scenario, sample: StepSample) -> float:
     total_ms += law.decode_ms * sample.num_decodes
     total_ms += law.prefill_ms * sample.prefill_tokens
     total_ms += law.context_ms * 1e-3 * sample.context_tokens
-    total_ms += law.compute_ms * max(num_tokens - 256, 0)
-    adapter_ms = law.adapter_ms
-    adapter_ms += law.adapter_token_ms * 1e-3 * num_tokens
-    adapter_ms += law.adapter_rank_ms * max(scenario.max_lora_rank / 8 - 1, 0.0)
+    total_ms += law.compute_ms * max(num_tokens - 512, 0)
+    adapter_ms = law.adapter_ms + law.adapter_prefill_ms * 1e-3 * sample.prefill_tokens
     total_ms += sample.num_adapters * adapter_ms
-    return total_ms + law.slot_ms * scenario.max_loras
+    total_ms += law.rank_ms * max(scenario.max_lora_rank / 8 - 1, 0.0)
+    slot_ms = law.slot_ms + law.slot_token_ms * 1e-3 * num_tokens
+    total_ms += scenario.max_loras * slot_ms
+    return total_ms + (law.eager_ms if num_tokens > 512 else 0.0)
 
 
 def lat_sched_us(law: SchedulerLaw, *, num_requests_running: int, num_scanned: int) -> float:
     """Return the scheduler's time for a step."""
-    return law.base_us + law.running_us * num_requests_running + law.scanned_us * num_scanned
+    walk_us = law.scanned_us * num_scanned + law.far_us * max(num_scanned - 13_000, 0)
+    return law.base_us + law.running_us * num_requests_running + walk_us
 
 
 def gap_bin(gap_ns: int) -> int:
@@ -142,6 +144,8 @@ class Oracle:
         self.last_used = dict.fromkeys(range(scenario.num_adapters), -1)
         self.slots: set[int] = set()
         self.host_memory: set[int] = set()
+        self.num_received = 0
+        self.set_changed = False
         if scenario.starts_in_cpu:
             self.host_memory = set(list(range(scenario.num_adapters))[-scenario.max_cpu_loras :])
 
@@ -208,6 +212,7 @@ class Oracle:
         self._schedule_running(plan)
         if not plan.preempted:
             self._schedule_waiting(plan)
+        self._load_adapters(plan)
         self._execute(plan)
 
     def _schedule_running(self, plan: _Plan) -> None:
@@ -230,6 +235,7 @@ class Oracle:
         request.blocks = 0
         request.prefilling = False
         plan.preempted.append(request)
+        self.set_changed |= request.adapter not in self._adapters_in_batch()
         self.totals["NUM_PREEMPTIONS"] += self._in_window()
 
     def _schedule_waiting(self, plan: _Plan) -> None:
@@ -254,8 +260,15 @@ class Oracle:
             plan.new_tokens[request] = new_tokens
             plan.budget_left -= new_tokens
             plan.admitted.append(request)
-            if request.adapter not in self.slots:
-                plan.load_ns += self._load(request.adapter)
+            self.set_changed |= request.adapter not in batch
+
+    def _load_adapters(self, plan: _Plan) -> None:
+        """Touch the batch's adapters one after another, loading those that are in no slot (R7)."""
+        touched: set[int] = set()
+        for adapter in sorted(self._adapters_in_batch()):
+            if adapter not in self.slots:
+                plan.load_ns += self._load(adapter, touched)
+            touched.add(adapter)
 
     def _why_admission_ended(self, plan: _Plan) -> str:
         scenario = self.scenario
@@ -288,25 +301,23 @@ class Oracle:
         request.blocks = blocks
         return True
 
-    def _load(self, adapter: int) -> int:
+    def _load(self, adapter: int, touched: set[int]) -> int:
         """Bring an adapter into a slot (R7, R8) and return how long that takes, nanoseconds."""
+        from_disk = adapter not in self.host_memory
+        if from_disk:
+            if len(self.host_memory) == self.scenario.max_cpu_loras:
+                evicted = self._least_recently_used(self.host_memory - self._adapters_in_batch())
+                self.host_memory.remove(evicted)
+                self.slots.discard(evicted)
+            self.host_memory.add(adapter)
         if len(self.slots) == self.scenario.max_loras:
-            self.slots.remove(self._least_recently_used(self.slots))
+            self.slots.remove(self._least_recently_used(self.slots - touched))
         self.slots.add(adapter)
-        if adapter in self.host_memory:
-            self.totals["NUM_LOADS_CPU"] += self._in_window()
-            return self.scenario.cpu_load_ns[adapter]
-        if len(self.host_memory) == self.scenario.max_cpu_loras:
-            evicted = self._least_recently_used(self.host_memory)
-            self.host_memory.remove(evicted)
-            self.slots.discard(evicted)
-        self.host_memory.add(adapter)
-        self.totals["NUM_LOADS_DISK"] += self._in_window()
-        return self.scenario.disk_load_ns[adapter]
+        self.totals["NUM_LOADS_DISK" if from_disk else "NUM_LOADS_CPU"] += self._in_window()
+        return (self.scenario.disk_load_ns if from_disk else self.scenario.cpu_load_ns)[adapter]
 
     def _least_recently_used(self, adapters: set[int]) -> int:
-        idle = adapters - self._adapters_in_batch()
-        return min(idle, key=lambda adapter: (self.last_used[adapter], adapter))
+        return min(adapters, key=lambda adapter: (self.last_used[adapter], adapter))
 
     # --- The step runs.
 
@@ -368,7 +379,12 @@ class Oracle:
         counted_ns = min(end_ns, self.scenario.horizon_ns) - max(self.now_ns, self.scenario.warmup_ns)
         counted_ns = max(counted_ns, 0)
         used_blocks = self.scenario.num_blocks - self._free_blocks()
-        self.totals["NUM_STEPS"] += self._in_window()
+        if self._in_window():
+            self.totals["NUM_STEPS"] += 1
+            self.totals["NUM_ARRIVAL_STEPS"] += self.num_sent > self.num_received
+            self.totals["NUM_SET_CHANGES"] += self.set_changed
+        self.num_received = self.num_sent
+        self.set_changed = False
         self.totals["BUSY_NS"] += counted_ns
         self.totals["RUNNING_NS"] += len(self.running) * counted_ns
         self.totals["WAITING_NS"] += len(self.waiting) * counted_ns
@@ -402,6 +418,7 @@ class Oracle:
             request.blocks = 0
             request.finish_ns = self.now_ns
             self.num_finished += 1
+            self.set_changed |= request.adapter not in self._adapters_in_batch()
         return finished
 
 

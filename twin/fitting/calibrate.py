@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin.domain import Calibration, StepLaw
+from twin.client import client_view
+from twin.domain import Calibration, FrontEndLaw, StepLaw
 from twin.errors import InvalidInputError, UnidentifiableError
-from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler, with_first_use
-from twin.fitting.step import match_runs, solve
+from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
+from twin.fitting.microbenchmarks import microbenchmark_observations
+from twin.fitting.step import match_runs, observations_of, solve
 from twin.fitting.tables import read_rows
-from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE, read_runs
-from twin.metrics import smape_half_pct
+from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE, client_of, read_runs
 from twin.shapes import KNOWN_SHAPES
 from twin.validate import simulate_run
 
@@ -23,21 +24,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from twin.domain import LoadLaw, ModelShape
+    from twin.client import ClientView
+    from twin.domain import ModelShape
     from twin.fitting.estimators import Fitted
-    from twin.fitting.step import MatchedRun
+    from twin.fitting.step import StepObservation
     from twin.measured import MeasuredRun
 
 START = StepLaw(
-    base_ms=13.0,
-    decode_ms=0.0,
-    prefill_ms=0.02,
-    context_ms=0.05,
-    compute_ms=0.04,
-    adapter_ms=0.55,
-    adapter_token_ms=0.18,
-    adapter_rank_ms=0.03,
-    slot_ms=0.01,
+    base_ms=12.0,
+    decode_ms=0.02,
+    prefill_ms=0.005,
+    context_ms=0.08,
+    compute_ms=0.025,
+    adapter_ms=0.4,
+    adapter_prefill_ms=0.2,
+    rank_ms=1.0,
+    slot_ms=0.02,
+    slot_token_ms=0.1,
+    eager_ms=14.0,
 )
 """Where the matching starts; any law of this size ends in the same place."""
 
@@ -47,13 +51,19 @@ MATCHING_ROUNDS = (4, 3)
 FIRST_USE_MS = (0.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0)
 """Candidates for the API server's time for an adapter's first request."""
 
+LABEL_US = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7)
+"""Candidates for what an adapter's name in a label adds to a scrape."""
+
+CALM_STRIDE = 4
+"""Every so many runs that were not starved judge a candidate."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedCalibration:
-    """A calibration and the matched runs it was solved from."""
+    """A calibration and the steps that its step law was solved from."""
 
     calibration: Calibration
-    matched: tuple[MatchedRun, ...]
+    observations: tuple[StepObservation, ...]
 
 
 def fit_calibration(
@@ -69,7 +79,8 @@ def fit_calibration(
     Parameters
     ----------
     directory
-        Tables in the layout of ``h100_vllm``: memory_kv, load_times, scheduler_time, length_stats, runs.
+        Tables in the layout of ``h100_vllm``: memory_kv, load_times, scheduler_time, step_latency_runs,
+        length_stats, runs.
     base_model
         As the tables name it.
     model
@@ -100,19 +111,21 @@ def fit_calibration(
         memory=memory.fitted.law,
         step=START,
         scheduler=scheduler.law,
-        load=with_first_use(load, 300.0).law,
+        load=load.law,
         generated_over_requested=_generated_over_requested(directory, base_model),
         max_known_rank=memory.max_known_rank,
+        front_end=FrontEndLaw(first_use_ms=300.0),
     )
-    step, matched = _fit_step(runs, calibration, report)
+    benchmarks = microbenchmark_observations(directory, base_model)
+    step, observations = _fit_step(runs, benchmarks, calibration, report)
     calibration = replace(calibration, step=step.law)
-    calibration = replace(calibration, load=_fit_first_use(runs, calibration, report))
+    calibration = replace(calibration, front_end=_fit_front_end(runs, calibration, report))
     errors = {
         "memory.kv_tokens_mape_pct": memory.fitted.error_pct,
         "memory.verdict_accuracy": memory.verdict_accuracy,
         "load.ms_mape_pct": load.error_pct,
         "scheduler.us_mape_pct": scheduler.error_pct,
-        "step.itl_mape_pct": step.error_pct,
+        "step.ms_mape_pct": step.error_pct,
     }
     fits = (memory.fitted, load, scheduler, step)
     calibration = replace(
@@ -121,7 +134,7 @@ def fit_calibration(
         errors=errors,
         provenance=_provenance(directory, command),
     )
-    return FittedCalibration(calibration=calibration, matched=tuple(matched))
+    return FittedCalibration(calibration=calibration, observations=tuple(observations))
 
 
 def measured_models(directory: Path) -> tuple[str, ...]:
@@ -131,43 +144,72 @@ def measured_models(directory: Path) -> tuple[str, ...]:
 
 def without_group(fitted: FittedCalibration, group: str) -> Calibration:
     """Return the calibration whose step law was solved without one workload group."""
-    rest = [matched for matched in fitted.matched if matched.run.group != group]
+    rest = [one for one in fitted.observations if one.group != group]
     return replace(fitted.calibration, step=solve(rest).law)
 
 
 def _fit_step(
-    runs: Sequence[MeasuredRun], calibration: Calibration, report: Callable[[str], None]
-) -> tuple[Fitted[StepLaw], list[MatchedRun]]:
+    runs: Sequence[MeasuredRun],
+    benchmarks: Sequence[StepObservation],
+    calibration: Calibration,
+    report: Callable[[str], None],
+) -> tuple[Fitted[StepLaw], list[StepObservation]]:
     """Solve for the step law twice: states matched with a better law are closer to the servers'."""
     threads = os.cpu_count() or 1
-    name = calibration.base_model
-    first_rounds, more_rounds = MATCHING_ROUNDS
-    matched = match_runs(runs, calibration, threads=threads, rounds=first_rounds)
-    step = solve(matched)
-    report(f"{name}: step, first: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
-    matched = match_runs(runs, replace(calibration, step=step.law), threads=threads, rounds=more_rounds)
-    step = solve(matched)
-    report(f"{name}: step, second: {step.error_pct:.2f} % of ITL on {len(matched)} runs")
-    return step, matched
+    observations: list[StepObservation] = []
+    step = None
+    for rounds in MATCHING_ROUNDS:
+        matched = match_runs(runs, calibration, threads=threads, rounds=rounds)
+        observations = [*observations_of(matched, calibration.step), *benchmarks]
+        step = solve(observations)
+        calibration = replace(calibration, step=step.law)
+        report(f"{calibration.base_model}: step {step.error_pct:.2f} % of {len(observations)} times")
+    assert step is not None, "there is at least one round"
+    return step, observations
 
 
-def _fit_first_use(
+def _fit_front_end(
     runs: Sequence[MeasuredRun], calibration: Calibration, report: Callable[[str], None]
-) -> LoadLaw:
-    """Choose the first-use time by TTFT on runs that were not starved, where nothing else shows it."""
+) -> FrontEndLaw:
+    """Choose what the API server's pauses cost, on runs that were not starved: nothing else shows them.
+
+    Chunks merge in the pauses of scrapes, which shows in ITL; an adapter's first use shows in TTFT.
+    """
     outcomes = [(run, run.outcome) for run in runs if run.outcome is not None]
-    calm = [pair for pair in outcomes if not pair[0].is_starved(pair[1].throughput_tok_s)][::4]
-    measured = [outcome.ttft_ms for _, outcome in calm]
-    best, best_error = calibration.load, float("inf")
-    for first_use_ms in FIRST_USE_MS:
-        load = replace(calibration.load, first_use_ms=first_use_ms)
-        candidate = replace(calibration, load=load)
-        predicted = [simulate_run(run, candidate).ttft.mean_ms for run, _ in calm]
-        error = smape_half_pct(np.log(predicted), np.log(measured))
-        report(f"{calibration.base_model}: first use {first_use_ms:.0f} ms: log TTFT off by {error:.2f} %")
-        if error is not None and error < best_error:
-            best, best_error = load, error
-    return best
+    calm = [run for run, outcome in outcomes if not run.is_starved(outcome.throughput_tok_s)][::CALM_STRIDE]
+    front_end = calibration.front_end
+    front_end = _best(
+        [replace(front_end, label_us=label_us) for label_us in LABEL_US], calm, calibration, "itl_ms", report
+    )
+    return _best(
+        [replace(front_end, first_use_ms=first_use_ms) for first_use_ms in FIRST_USE_MS],
+        calm,
+        calibration,
+        "ttft_ms",
+        report,
+    )
+
+
+def _best(
+    candidates: Sequence[FrontEndLaw],
+    runs: Sequence[MeasuredRun],
+    calibration: Calibration,
+    latency: str,
+    report: Callable[[str], None],
+) -> FrontEndLaw:
+    """Return the candidate that is closest to the logarithm of a measured latency."""
+    measured = np.log([getattr(run.outcome, latency) for run in runs])
+    errors = []
+    for candidate in candidates:
+        known = replace(calibration, front_end=candidate)
+        predicted = np.log([getattr(_seen(run, known), latency) for run in runs])
+        errors.append(float(np.nanmean(np.abs(predicted - measured))))
+        report(f"{calibration.base_model}: {candidate}: {latency} off by a factor {np.exp(errors[-1]):.3f}")
+    return candidates[int(np.argmin(errors))]
+
+
+def _seen(run: MeasuredRun, calibration: Calibration) -> ClientView:
+    return client_view(simulate_run(run, calibration), calibration.front_end, client_of(run))
 
 
 def _generated_over_requested(directory: Path, base_model: str) -> float:
@@ -181,7 +223,8 @@ def _generated_over_requested(directory: Path, base_model: str) -> float:
 
 def _provenance(directory: Path, command: str) -> dict[str, str]:
     return {
-        "data": f"{directory.name}: memory_kv, load_times, scheduler_time, length_stats, runs",
+        "data": f"{directory.name}: memory_kv, load_times, scheduler_time, step_latency_runs, "
+        "length_stats, runs",
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -11,6 +11,8 @@ from scipy.optimize import nnls
 from twin.domain import LoadLaw, MemoryLaw, SchedulerLaw
 from twin.errors import UnidentifiableError
 from twin.fitting.tables import column, read_rows
+from twin.kernels.latency import FAR_QUEUE
+from twin.latency import SCHEDULER_TERMS
 from twin.measured import MEMORY_ERRORS
 from twin.memory import kv_bytes_per_token, lora_bytes_per_rank, lora_bytes_per_slot
 from twin.metrics import mape_pct
@@ -129,9 +131,6 @@ def fit_load(directory: Path, base_model: str) -> Fitted[LoadLaw]:
 SLOT_BOUND_SHARE = 0.85
 """A run whose batches hold this share of its slots' adapters, fewer than there are, walks the queue."""
 
-MAX_STEADY_QUEUE = 13_000
-"""Longer mean queues belong to runs at the client's limit, whose mean over time is not their level."""
-
 
 def fit_scheduler(directory: Path) -> Fitted[SchedulerLaw]:
     """Fit the scheduler's time in a step (``scheduler_time.csv``; Python code, any base model).
@@ -149,30 +148,27 @@ def fit_scheduler(directory: Path) -> Fitted[SchedulerLaw]:
     )
     rows = read_rows(directory, "scheduler_time.csv", names)
     slots, adapters, running, waiting, sched_ms, in_batch = (column(rows, name) for name in names)
-    slot_bound = (in_batch >= SLOT_BOUND_SHARE * slots) & (adapters > slots) & (waiting < MAX_STEADY_QUEUE)
+    slot_bound = (in_batch >= SLOT_BOUND_SHARE * slots) & (adapters > slots)
     idle_queue = waiting < 1.0
     used = (slot_bound | idle_queue) & np.isfinite(sched_ms)
     if slot_bound.sum() < MIN_LAUNCHES:
         raise UnidentifiableError("scheduler.scanned_us needs runs that the slots bind")
+    if (waiting[slot_bound] > FAR_QUEUE).sum() < MIN_LAUNCHES:
+        raise UnidentifiableError(f"scheduler.far_us needs such runs with over {FAR_QUEUE} waiting")
     measured = 1e3 * sched_ms[used]
+    scanned = np.where(slot_bound[used], waiting[used], 0.0)
     regressors = np.column_stack(
-        (np.ones(used.sum()), running[used], np.where(slot_bound[used], waiting[used], 0.0))
+        (np.ones(used.sum()), running[used], scanned, np.maximum(scanned - FAR_QUEUE, 0.0))
     )
     coefficients, _ = nnls(regressors / measured[:, None], np.ones(used.sum()))
     predicted = regressors @ coefficients
     errors = _standard_errors(regressors / measured[:, None], predicted / measured - 1.0)
-    law = SchedulerLaw(base_us=coefficients[0], running_us=coefficients[1], scanned_us=coefficients[2])
-    law_names = ("base_us", "running_us", "scanned_us")
+    law = SchedulerLaw(**{name: float(c) for name, c in zip(SCHEDULER_TERMS, coefficients, strict=True)})
     return Fitted(
         law=law,
-        standard_errors={f"scheduler.{n}": error for n, error in zip(law_names, errors, strict=True)},
+        standard_errors={f"scheduler.{n}": error for n, error in zip(SCHEDULER_TERMS, errors, strict=True)},
         error_pct=mape_pct(predicted, measured) or 0.0,
     )
-
-
-def with_first_use(fitted: Fitted[LoadLaw], first_use_ms: float) -> Fitted[LoadLaw]:
-    """Return the load law with the API server's time for an adapter's first request."""
-    return replace(fitted, law=replace(fitted.law, first_use_ms=first_use_ms))
 
 
 def _least_squares(

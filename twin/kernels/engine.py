@@ -29,6 +29,7 @@ from twin.kernels.ordered import (
     sorted_add,
     sorted_discard,
     sorted_first,
+    sorted_from,
     sorted_set,
 )
 
@@ -52,8 +53,10 @@ NUM_STOPS = 6
     BUSY_NS,
     LOAD_NS,
     SCHEDULER_NS,
-) = range(14)
-NUM_TOTALS = 14
+    NUM_ARRIVAL_STEPS,
+    NUM_SET_CHANGES,
+) = range(16)
+NUM_TOTALS = 16
 
 NUM_SAMPLED = 7
 """Columns of `samples`."""
@@ -257,6 +260,9 @@ def run_engine(
     cpu_following = np.full(num_adapters, -1, np.int32)
     cpu_ends = np.full(2, -1, np.int32)
     idle_since_step = np.full(num_adapters, -1, np.int64)
+    batch = sorted_set(num_adapters)
+    entered = np.empty(num_adapters, np.int32)
+    is_entering = np.zeros(num_adapters, np.bool_)
 
     # The clock that runs while all slots are taken, what it said when each adapter outside the batch
     # was looked at last, and how many requests of each adapter were passed over and wait.
@@ -276,6 +282,8 @@ def run_engine(
     busy_ns, total_load_ns, total_scheduler_ns = 0, 0, 0
     max_waiting, max_kv_blocks = 0, 0
     num_preemptions, num_loads_cpu, num_loads_disk = 0, 0, 0
+    num_arrival_steps, num_set_changes = 0, 0
+    has_left = False  # whether an adapter left the batch since the last step ran
 
     free_blocks = num_blocks
     partial = -1  # the one seat whose prefill is cut by the token budget; always the last RUNNING
@@ -286,6 +294,7 @@ def run_engine(
     next_due_ns = NEVER_NS
     if num_due > 0:
         next_due_ns = arrival_ns[0]
+    num_arrived = 0  # when the last step began
     num_finished = 0
     num_finished_before = 0
     step = 0
@@ -319,6 +328,7 @@ def run_engine(
             total_load_ns, total_scheduler_ns = 0, 0
             max_waiting, max_kv_blocks = 0, 0
             num_preemptions, num_loads_cpu, num_loads_disk = 0, 0, 0
+            num_arrival_steps, num_set_changes = 0, 0
             gap_counts[:] = 0
             sample_countdown, num_samples = 0, 0
         max_waiting = max(max_waiting, num_waiting)
@@ -333,6 +343,10 @@ def run_engine(
             else:
                 now_ns = warmup_ns
             continue
+
+        if next_arrival > num_arrived:
+            num_arrived = next_arrival
+            num_arrival_steps += 1
 
         # --- RUNNING first: decodes take one token each, then the partial prefill what is left.
         needed = blocks_due[step_residue]
@@ -380,6 +394,8 @@ def run_engine(
             num_running_of[adapter] -= 1
             if num_running_of[adapter] == 0:
                 num_active -= 1
+                has_left = True
+                sorted_discard(batch, adapter)
                 if slots_may_bind:
                     slots_seen_ns[adapter] = slots_taken_ns
                     idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step - 1, adapter)
@@ -401,6 +417,8 @@ def run_engine(
 
         # --- WAITING, in order, passing over requests whose adapter has no slot in this batch.
         load_ns = 0
+        num_entered = 0
+        num_to_load = 0
         num_admitted = 0
         num_passed_before = 0  # those passed over that stand before the last request looked at
         stop = STOP_QUEUE_EMPTY
@@ -507,36 +525,13 @@ def run_engine(
                 if source == FROM_PREEMPTED and queue_first[adapter] >= 0:
                     sorted_discard(heads_outside, queue_first[adapter])
                     sorted_add(heads_in_batch, queue_first[adapter])
-                if in_slot[adapter]:
-                    if slots_may_bind:
-                        list_remove(slot_previous, slot_following, slot_ends, adapter)
-                        if cpu_may_evict:
-                            list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
-                else:
-                    if num_in_slot == max_loras:
-                        evicted = slot_ends[0]
-                        list_remove(slot_previous, slot_following, slot_ends, evicted)
-                        in_slot[evicted] = False
-                        num_in_slot -= 1
-                    in_slot[adapter] = True
-                    num_in_slot += 1
-                    if in_cpu[adapter]:
-                        if cpu_may_evict:
-                            list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
-                        load_ns += cpu_load_ns[adapter]
-                        num_loads_cpu += 1
-                    else:
-                        if num_in_cpu == max_cpu_loras:
-                            # It is in no slot: with max_cpu_loras >= max_loras some adapter in host
-                            # memory is outside the slots, and it was used before those in them.
-                            evicted = cpu_ends[0]
-                            list_remove(cpu_previous, cpu_following, cpu_ends, evicted)
-                            in_cpu[evicted] = False
-                            num_in_cpu -= 1
-                        in_cpu[adapter] = True
-                        num_in_cpu += 1
-                        load_ns += disk_load_ns[adapter]
-                        num_loads_disk += 1
+                sorted_add(batch, adapter)
+                if cpu_may_evict and in_cpu[adapter]:
+                    list_remove(cpu_previous, cpu_following, cpu_ends, adapter)
+                entered[num_entered] = adapter
+                num_entered += 1
+                if not in_slot[adapter]:
+                    num_to_load += 1
             if source == FROM_PASSED:
                 num_passed_of[adapter] -= 1
             num_running_of[adapter] += 1
@@ -552,6 +547,64 @@ def run_engine(
             else:
                 fresh[num_fresh] = seat
                 num_fresh += 1
+
+        # --- Adapters that entered the batch come into slots. The batch's adapters are touched one after
+        # another; one that is in no slot takes that of the adapter touched longest ago, which may belong to
+        # the batch and stand behind it: then that one is loaded again when its turn comes.
+        for index in range(num_entered):
+            adapter = entered[index]
+            if num_to_load > 0:
+                is_entering[adapter] = True
+            elif slots_may_bind:
+                list_remove(slot_previous, slot_following, slot_ends, adapter)
+        adapter = -1
+        if num_to_load > 0:
+            adapter = sorted_from(batch, 0)
+        while adapter >= 0:
+            if in_slot[adapter]:
+                if slots_may_bind and is_entering[adapter]:
+                    list_remove(slot_previous, slot_following, slot_ends, adapter)
+            else:
+                if not in_cpu[adapter] and num_in_cpu == max_cpu_loras:
+                    # Some adapter in host memory is idle: it holds `max_loras` at least, and this one is
+                    # in the batch and not there.
+                    evicted = cpu_ends[0]
+                    list_remove(cpu_previous, cpu_following, cpu_ends, evicted)
+                    in_cpu[evicted] = False
+                    num_in_cpu -= 1
+                    if in_slot[evicted]:
+                        list_remove(slot_previous, slot_following, slot_ends, evicted)
+                        in_slot[evicted] = False
+                        num_in_slot -= 1
+                if num_in_slot == max_loras:
+                    evicted = slot_ends[0]
+                    is_idle = True
+                    if evicted < 0 or idle_since_step[evicted] == step - 1:
+                        following = sorted_from(batch, adapter + 1)
+                        while following >= 0 and (is_entering[following] or not in_slot[following]):
+                            following = sorted_from(batch, following + 1)
+                        if evicted < 0 or 0 <= following < evicted:
+                            evicted = following
+                            is_idle = False
+                    if is_idle:
+                        list_remove(slot_previous, slot_following, slot_ends, evicted)
+                    in_slot[evicted] = False
+                    num_in_slot -= 1
+                in_slot[adapter] = True
+                num_in_slot += 1
+                if in_cpu[adapter]:
+                    load_ns += cpu_load_ns[adapter]
+                    num_loads_cpu += 1
+                else:
+                    in_cpu[adapter] = True
+                    num_in_cpu += 1
+                    load_ns += disk_load_ns[adapter]
+                    num_loads_disk += 1
+            is_entering[adapter] = False
+            adapter = sorted_from(batch, adapter + 1)
+        if num_entered > 0 or has_left:
+            num_set_changes += 1
+        has_left = False
 
         # --- How far the scan walked: only with all slots taken does it pass over anybody.
         num_scanned = num_admitted
@@ -648,6 +701,8 @@ def run_engine(
             num_running_of[adapter] -= 1
             if num_running_of[adapter] == 0:
                 num_active -= 1
+                has_left = True
+                sorted_discard(batch, adapter)
                 if slots_may_bind:
                     slots_seen_ns[adapter] = slots_taken_ns
                     idle_append(slot_previous, slot_following, slot_ends, idle_since_step, step, adapter)
@@ -686,3 +741,5 @@ def run_engine(
     totals[BUSY_NS] = busy_ns
     totals[LOAD_NS] = total_load_ns
     totals[SCHEDULER_NS] = total_scheduler_ns
+    totals[NUM_ARRIVAL_STEPS] = num_arrival_steps
+    totals[NUM_SET_CHANGES] = num_set_changes

@@ -3,8 +3,18 @@
 import numpy as np
 from numba import njit
 
-ROOFLINE_TOKENS = 256
-"""Tokens in a step above which a projection is bound by arithmetic, not by reading its weights."""
+GRAPH_TOKENS = 512
+"""Tokens of the largest step that vLLM replays as a CUDA graph.
+
+Larger steps launch their kernels one by one, which LoRA's many small ones make slow. At about the same
+size projections begin to be bound by arithmetic, not by reading their weights.
+"""
+
+NUM_STEP_TERMS = 11
+NUM_SCHEDULER_TERMS = 4
+
+FAR_QUEUE = 13_000
+"""Waiting requests beyond which the scheduler's walk no longer stays in the processor's cache."""
 
 
 @njit(cache=True, nogil=True)
@@ -22,7 +32,7 @@ def step_ms(
     Parameters
     ----------
     step_coefficients
-        (9,) float64, in the order of `twin.domain.StepLaw`'s fields.
+        (NUM_STEP_TERMS,) float64, in the order of `twin.domain.StepLaw`'s fields.
     num_decodes
         Requests that compute one token each.
     prefill_tokens
@@ -37,11 +47,13 @@ def step_ms(
     c = step_coefficients
     num_tokens = num_decodes + prefill_tokens
     total_ms = c[0] + c[1] * num_decodes + c[2] * prefill_tokens + c[3] * 1e-3 * context_tokens
-    total_ms += c[4] * max(num_tokens - ROOFLINE_TOKENS, 0)
+    total_ms += c[4] * max(num_tokens - GRAPH_TOKENS, 0)
     if num_adapters > 0:
-        rank_excess = max(max_lora_rank * 0.125 - 1.0, 0.0)
-        total_ms += num_adapters * (c[5] + c[6] * 1e-3 * num_tokens + c[7] * rank_excess)
-        total_ms += c[8] * max_loras
+        total_ms += num_adapters * (c[5] + c[6] * 1e-3 * prefill_tokens)
+        total_ms += c[7] * max(max_lora_rank * 0.125 - 1.0, 0.0)
+        total_ms += max_loras * (c[8] + c[9] * 1e-3 * num_tokens)
+        if num_tokens > GRAPH_TOKENS:
+            total_ms += c[10]
     return total_ms
 
 
@@ -52,35 +64,32 @@ def scheduler_us(scheduler_coefficients, num_requests_running, num_scanned):
     Parameters
     ----------
     scheduler_coefficients
-        (3,) float64, in the order of `twin.domain.SchedulerLaw`'s fields.
+        (NUM_SCHEDULER_TERMS,) float64, in the order of `twin.domain.SchedulerLaw`'s fields.
     num_requests_running, num_scanned
         Running requests, and waiting requests that the scan passed or admitted.
     """
     c = scheduler_coefficients
-    return c[0] + c[1] * num_requests_running + c[2] * num_scanned
+    walk_us = c[2] * num_scanned + c[3] * max(num_scanned - FAR_QUEUE, 0)
+    return c[0] + c[1] * num_requests_running + walk_us
 
 
 @njit(cache=True, nogil=True)
-def token_weighted_terms(state_samples, num_terms, max_lora_rank, max_loras):
-    """Return each term of the step law at coefficient 1, mean over emitted tokens, (num_terms,).
+def step_terms(state_samples, max_lora_rank, max_loras):
+    """Return each term of the step law at coefficient 1, (num_samples, NUM_STEP_TERMS) float64.
 
     Parameters
     ----------
     state_samples
-        (num_samples, 7) int64 as in `SimulationReport`.
-    num_terms, max_lora_rank, max_loras
+        (num_samples, >= 4) int64 as in `SimulationReport`.
+    max_lora_rank, max_loras
         Integers.
     """
-    sums = np.zeros(num_terms)
-    unit = np.zeros(num_terms)
-    num_tokens = 0
-    for row in range(state_samples.shape[0]):
-        state = state_samples[row]
-        num_tokens += state[0]
-        for term in range(num_terms):
-            unit[term] = 1.0
-            sums[term] += state[0] * step_ms(
-                unit, state[0], state[1], state[2], state[3], max_lora_rank, max_loras
-            )
-            unit[term] = 0.0
-    return sums / max(num_tokens, 1)
+    terms = np.empty((state_samples.shape[0], NUM_STEP_TERMS))
+    unit = np.zeros(NUM_STEP_TERMS)
+    for term in range(NUM_STEP_TERMS):
+        unit[term] = 1.0
+        for row in range(state_samples.shape[0]):
+            state = state_samples[row]
+            terms[row, term] = step_ms(unit, state[0], state[1], state[2], state[3], max_lora_rank, max_loras)
+        unit[term] = 0.0
+    return terms

@@ -90,6 +90,22 @@ def sorted_first(levels):
 
 
 @njit(cache=True, nogil=True)
+def sorted_from(levels, item):
+    """Return the smallest member of a sorted set that is not below `item`, or -1."""
+    bits = levels[0]
+    index = item >> 6
+    if index >= bits.shape[0]:
+        return -1
+    word = bits[index] & ~(bit_of(item) - np.uint64(1))
+    while word == 0:
+        index += 1
+        if index == bits.shape[0]:
+            return -1
+        word = bits[index]
+    return (index << 6) | lowest_bit(word)
+
+
+@njit(cache=True, nogil=True)
 def counted_set(num_items):
     """Return an empty set of integers below `num_items` that can count its members below any item."""
     return (

@@ -41,6 +41,10 @@ LEVELS = (0.5, 0.95, 0.99)
 
 NUM_BINS = 4096
 
+NUM_LATE = 64
+"""Moments of the window's last fifth at which unfinished requests are counted."""
+LATE_SHARE = 5
+
 
 @njit(cache=True, nogil=True)
 def nearest_ranks(values, quantiles):
@@ -102,6 +106,7 @@ def summarise(
     sums,
     quantiles_ms,
     by_adapter,
+    unfinished,
 ):
     """Sum a window of a run up; the arrays after `end_ns` receive the result.
 
@@ -121,7 +126,12 @@ def summarise(
         (3, 3) float64: of TTFT, TPOT and E2E, at `LEVELS`.
     by_adapter
         (num_adapters, NUM_BY_ADAPTER) float64 zeros.
+    unfinished
+        (NUM_LATE,) int64 zeros: requests sent and not finished at equally spaced moments of the last
+        fifth of the window, the last at its end.
     """
+    late_ns = (end_ns - start_ns) // LATE_SHARE
+    late_start_ns = end_ns - late_ns
     ttft_ms = np.empty(num_sent)
     tpot_ms = np.empty(num_sent)
     e2e_ms = np.empty(num_sent)
@@ -146,8 +156,13 @@ def summarise(
         else:
             num_sent_before += 1
             row[ADAPTER_WINDOW_WAIT_NS] += max(waits_until_ns - start_ns, 0)
+        from_moment = max(-((late_start_ns - sent_ns[request]) * NUM_LATE // late_ns) - 1, 0)
+        if from_moment < NUM_LATE:
+            unfinished[from_moment] += 1
         if finish_ns[request] < 0 or finish_ns[request] > end_ns:
             continue
+        to_moment = max(-((late_start_ns - finish_ns[request]) * NUM_LATE // late_ns) - 1, 0)
+        unfinished[to_moment] -= 1
         num_finished += 1
         if finish_ns[request] <= start_ns:
             num_finished_before += 1
@@ -168,6 +183,8 @@ def summarise(
             tpot_sum_ns += tpot_ns
             tpot_ms[num_several] = tpot_ns * 1e-6
             num_several += 1
+    for moment in range(1, NUM_LATE):
+        unfinished[moment] += unfinished[moment - 1]
     nearest_ranks(ttft_ms[:num_completed], quantiles_ms[0])
     nearest_ranks(tpot_ms[:num_several], quantiles_ms[1])
     nearest_ranks(e2e_ms[:num_completed], quantiles_ms[2])

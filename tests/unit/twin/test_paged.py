@@ -16,6 +16,7 @@ from twin.calibration import (
     load_calibration,
     shipped_calibration_ids,
 )
+from twin.client import ClientConditions
 from twin.domain import Adapter, Workload
 from twin.errors import InvalidInputError, UnidentifiableError, UnknownCalibrationError
 from twin.fitting.paged import FORMS, fit_paged
@@ -41,7 +42,7 @@ from twin.paged_validate import (
     paged_figures,
     predict_paged_runs,
 )
-from twin.simulate import ClientConditions, simulate, simulate_requests
+from twin.simulate import simulate, simulate_requests
 from twin.workload import RequestStream
 
 MEASURED = Path(__file__).parents[3].parent / "shared" / "data" / "slora" / "runs.csv"

@@ -113,14 +113,14 @@ def test_a_lone_request_takes_the_sum_of_its_steps():
     alone = Scenario(
         arrival_ns=(5,), adapter_of=(0,), prompt_tokens=(70,), output_tokens=(4,), max_num_batched_tokens=32
     )
-    adapter_ms = STEP.adapter_ms + STEP.slot_ms
+    lora_ms = STEP.adapter_ms + STEP.slot_ms
 
     def step_ns(prefill_tokens, context_tokens, num_scanned):
         decodes = 0 if prefill_tokens else 1
         num_tokens = decodes + prefill_tokens
         model_ms = STEP.base_ms + decodes * STEP.decode_ms + prefill_tokens * STEP.prefill_ms
-        model_ms += STEP.context_ms * context_tokens / 1000 + adapter_ms
-        model_ms += STEP.adapter_token_ms * num_tokens / 1000
+        model_ms += STEP.context_ms * context_tokens / 1000 + lora_ms
+        model_ms += (STEP.adapter_prefill_ms * prefill_tokens + STEP.slot_token_ms * num_tokens) / 1000
         return 1e6 * model_ms + 1e3 * (
             SCHEDULER.base_us + SCHEDULER.running_us + SCHEDULER.scanned_us * num_scanned
         )

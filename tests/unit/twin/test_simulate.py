@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.twin_cases import HAS_JIT, calibration, num_examples, report_as_dict, server
-from twin.domain import Adapter, LatencySummary, MemoryLaw, Workload
+from twin.client import ClientConditions
+from twin.domain import Adapter, FrontEndLaw, LatencySummary, MemoryLaw, Workload
 from twin.errors import InvalidInputError
 from twin.memory import kv_tokens
-from twin.simulate import ClientConditions, simulate, simulate_requests
+from twin.simulate import simulate, simulate_requests
 from twin.workload import RequestStream, generate_requests
 
 HORIZON_S = 20.0 if HAS_JIT else 4.0
@@ -217,7 +218,7 @@ def test_a_cold_start_delays_the_first_request_of_an_adapter_and_those_behind_it
         prompt_tokens=np.array([10, 10, 10], np.int32),
         output_tokens=np.array([1, 1, 1], np.int32),
     )
-    slow_first_use = calibration(load=replace(calibration().load, first_use_ms=100.0))
+    slow_first_use = calibration(front_end=FrontEndLaw(first_use_ms=100.0))
 
     def ttft(client):
         return simulate_requests(
@@ -230,7 +231,7 @@ def test_a_cold_start_delays_the_first_request_of_an_adapter_and_those_behind_it
 
 
 def test_requests_behind_the_front_end_count_as_sent():
-    slow_first_use = calibration(load=replace(calibration().load, first_use_ms=60_000.0))
+    slow_first_use = calibration(front_end=FrontEndLaw(first_use_ms=60_000.0))
     reports = [
         simulate(workload(), server(), slow_first_use, horizon_s=HORIZON_S, client=client)
         for client in (ClientConditions(), ClientConditions(cold_start=True))
