@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import run, surrogate, twin
+from service.commands import paged, run, surrogate, twin
 
 app = typer.Typer(
     name="loadmaster",
@@ -21,6 +21,8 @@ app.command()(run.worker)
 app.command()(run.place)
 app.command()(twin.simulate)
 app.command()(twin.validate)
+app.command()(paged.simulate_paged)
+app.command()(paged.validate_paged)
 app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)

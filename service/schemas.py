@@ -19,6 +19,7 @@ from placer.ranks import slot_rank
 from service.errors import InvalidRequestError, MalformedBodyError
 from twin.domain import CONSTRAINTS, MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
 from twin.simulate import MAX_HORIZON_S, MIN_HORIZON_S
+from twin.traffic import ARRIVAL_LAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ MAX_DEPTH = 4
 
 POISSON_CV = 1.0
 
+_LAW_CODE = {None: 0} | {law: code for code, law in enumerate(ARRIVAL_LAWS)}
+
 
 class Border(BaseModel):
     """Root of what we read: strict types, finite numbers, no unknown field."""
@@ -59,6 +62,7 @@ class AdapterSchema(Border):
     input_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
     output_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
     arrival_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
+    arrival_law: Literal["gamma", "weibull", "lognormal"] | None = None
 
 
 _COLUMNS_OF = attrgetter(
@@ -70,6 +74,7 @@ _COLUMNS_OF = attrgetter(
     "input_tokens_cv",
     "output_tokens_cv",
     "arrival_cv",
+    "arrival_law",
 )
 
 
@@ -131,7 +136,7 @@ class WorkloadSchema(Border):
         InvalidInputError
             Naming the field.
         """
-        ids, ranks, *numbers = zip(*map(_COLUMNS_OF, self.adapters), strict=True)
+        ids, ranks, *numbers, laws = zip(*map(_COLUMNS_OF, self.adapters), strict=True)
         columns = [np.array(values, np.float64) for values in numbers]  # null becomes NaN: not given
         rate_rps, input_mean, output_mean, input_cv, output_cv, arrival_cv = columns
         return Workload(
@@ -145,6 +150,7 @@ class WorkloadSchema(Border):
             input_tokens_cv=input_cv,
             output_tokens_cv=output_cv,
             arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
+            arrival_law=np.fromiter(map(_LAW_CODE.__getitem__, laws), np.int8, count=len(laws)),
         )
 
 

@@ -29,9 +29,12 @@ _PARTS = {
 
 
 def shipped_calibration_ids() -> tuple[str, ...]:
-    """Return the ids of the calibrations shipped with the package, sorted."""
+    """Return the ids of the vLLM calibrations shipped with the package, sorted.
+
+    Other engines' lie beside them and have readers of their own (`twin.paged_calibration`).
+    """
     return tuple(
-        sorted(str(path.relative_to(PROFILES).with_suffix("")) for path in PROFILES.glob("*/*/*.json"))
+        sorted(str(path.relative_to(PROFILES).with_suffix("")) for path in PROFILES.glob("*/*/vllm-*.json"))
     )
 
 
@@ -94,6 +97,8 @@ def calibration_from_json(text: str) -> Calibration:
         raise InvalidInputError("calibration", f"must be JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidInputError("calibration", "must be a JSON object")
+    if "engine" in document:
+        raise InvalidInputError("engine", f"must be absent: {document['engine']!r} has a reader of its own")
     version = document.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InvalidInputError("schema_version", f"must be {SCHEMA_VERSION}, got {version!r}")

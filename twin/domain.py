@@ -15,20 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from twin.errors import InvalidInputError
+from twin.traffic import ARRIVAL_LAWS, LARGEST_MEAN_ERROR, MAX_CV, MAX_RATE_RPS, MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-MAX_RATE_RPS = 1e6
-"""No single vLLM server answers more; a higher rate is a mistake in units."""
-
-MAX_TOKENS = 1_000_000
-"""Above every context length that a served model has."""
-
-MAX_CV = 100.0
-"""Measured clients reach a coefficient of variation of about 30."""
+    from twin.traffic import LengthQuantiles, RateSchedule
 
 MAX_RANK = 1024
 """Above every rank that vLLM accepts for `--max-lora-rank`."""
@@ -68,7 +62,15 @@ class Adapter:
     input_tokens_cv, output_tokens_cv
         Coefficient of variation of the lengths; None takes the shape of ShareGPT.
     arrival_cv
-        Coefficient of variation of the gaps between requests; 1 is a Poisson process.
+        Coefficient of variation of the gaps between requests; 0 is a fixed gap. 1 is a Poisson
+        process, unless the law is log-normal.
+    arrival_law
+        Law of the gaps: gamma, weibull or lognormal, all of mean ``1 / rate_rps``.
+    rate_schedule
+        Rates and laws that change in time, in place of the three above; `rate_rps` is then what a
+        plan counts on.
+    input_tokens_quantiles, output_tokens_quantiles
+        Law of the lengths, in place of ShareGPT's or a gamma law; its mean is the one given.
     """
 
     adapter_id: str
@@ -79,6 +81,10 @@ class Adapter:
     input_tokens_cv: float | None = None
     output_tokens_cv: float | None = None
     arrival_cv: float = 1.0
+    arrival_law: str = ARRIVAL_LAWS[0]
+    rate_schedule: RateSchedule | None = None
+    input_tokens_quantiles: LengthQuantiles | None = None
+    output_tokens_quantiles: LengthQuantiles | None = None
 
     def __post_init__(self) -> None:
         Workload.from_adapters([self])
@@ -117,6 +123,10 @@ class Workload:
         (num_adapters,) float64; see `Adapter`.
     input_tokens_cv, output_tokens_cv, arrival_cv
         (num_adapters,) float64; see `Adapter`.
+    arrival_law
+        (num_adapters,) int8, index into `ARRIVAL_LAWS`; left out, all are gamma.
+    rate_schedules, input_tokens_quantiles, output_tokens_quantiles
+        One for each adapter, None where it has none; empty where no adapter has one.
 
     Raises
     ------
@@ -134,6 +144,10 @@ class Workload:
     input_tokens_cv: NDArray[np.float64]
     output_tokens_cv: NDArray[np.float64]
     arrival_cv: NDArray[np.float64]
+    arrival_law: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    rate_schedules: tuple[RateSchedule | None, ...] = ()
+    input_tokens_quantiles: tuple[LengthQuantiles | None, ...] = ()
+    output_tokens_quantiles: tuple[LengthQuantiles | None, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.adapter_ids)
@@ -147,8 +161,10 @@ class Workload:
         object.__setattr__(self, "rank", rank)
         for name in _FLOAT_COLUMNS:
             object.__setattr__(self, name, _float_column(getattr(self, name), count, name))
+        self._set_laws(count)
         self._check_ids()
         self._check_numbers()
+        self._check_quantiles()
 
     @classmethod
     def from_adapters(
@@ -172,6 +188,10 @@ class Workload:
                 [nan if row.output_tokens_cv is None else row.output_tokens_cv for row in rows]
             ),
             arrival_cv=np.array([row.arrival_cv for row in rows], dtype=np.float64),
+            arrival_law=_law_codes([row.arrival_law for row in rows]),
+            rate_schedules=tuple(row.rate_schedule for row in rows),
+            input_tokens_quantiles=tuple(row.input_tokens_quantiles for row in rows),
+            output_tokens_quantiles=tuple(row.output_tokens_quantiles for row in rows),
         )
 
     @property
@@ -193,13 +213,42 @@ class Workload:
             (k,) integer indices, k >= 1, without repetition.
         """
         index = np.asarray(rows)
-        columns = {name: getattr(self, name)[index] for name in ("rank", *_FLOAT_COLUMNS)}
+        columns = {name: getattr(self, name)[index] for name in ("rank", "arrival_law", *_FLOAT_COLUMNS)}
+        for name in _OBJECT_COLUMNS:
+            values = getattr(self, name)
+            columns[name] = tuple(values[row] for row in index) if values else ()
         return Workload(
             base_model=self.base_model,
             gpu_type=self.gpu_type,
             adapter_ids=tuple(self.adapter_ids[row] for row in index),
             **columns,
         )
+
+    def _set_laws(self, count: int) -> None:
+        """Fill in the columns that may be left out, and make them read-only."""
+        law = np.ascontiguousarray(self.arrival_law)
+        law = law.astype(np.int8) if law.shape != (0,) else np.zeros(count, np.int8)
+        _require(law.shape == (count,), "arrival_law", f"must have shape ({count},), got {law.shape}")
+        known = (law >= 0) & (law < len(ARRIVAL_LAWS))
+        _require_rows(known, law, "arrival_law", f"in 0..{len(ARRIVAL_LAWS) - 1}")
+        law.flags.writeable = False
+        object.__setattr__(self, "arrival_law", law)
+        for name in _OBJECT_COLUMNS:
+            values = getattr(self, name)
+            if all(value is None for value in values):
+                object.__setattr__(self, name, ())
+            else:
+                _require(len(values) == count, name, f"must hold {count} values, got {len(values)}")
+
+    def _check_quantiles(self) -> None:
+        for name in ("input_tokens", "output_tokens"):
+            for row, law in enumerate(getattr(self, f"{name}_quantiles")):
+                mean = float(getattr(self, f"{name}_mean")[row])
+                if law is not None and abs(law.mean_tokens - mean) > LARGEST_MEAN_ERROR * mean:
+                    raise InvalidInputError(
+                        f"adapters[{row}].{name}_mean",
+                        f"must be the mean of {name}_quantiles, {law.mean_tokens:.6g}, got {mean!r}",
+                    )
 
     def _check_ids(self) -> None:
         for row, adapter_id in enumerate(self.adapter_ids):
@@ -238,6 +287,17 @@ _FLOAT_COLUMNS = (
     "output_tokens_cv",
     "arrival_cv",
 )
+
+_OBJECT_COLUMNS = ("rate_schedules", "input_tokens_quantiles", "output_tokens_quantiles")
+
+
+def _law_codes(names: list[str]) -> NDArray[np.int8]:
+    for row, name in enumerate(names):
+        if name not in ARRIVAL_LAWS:
+            raise InvalidInputError(
+                f"adapters[{row}].arrival_law", f"must be one of {', '.join(ARRIVAL_LAWS)}, got {name!r}"
+            )
+    return np.array([ARRIVAL_LAWS.index(name) for name in names], dtype=np.int8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

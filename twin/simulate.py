@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twin.arrivals import MAX_REQUESTS
 from twin.errors import InvalidInputError
 from twin.kernels import engine
 from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens, required_kv_tokens
+from twin.paged import (
+    check_paged_server,
+    longest_request_tokens,
+    require_paged,
+    require_slotted,
+    run_paged,
+)
+from twin.paged_domain import PagedServerConfig
 from twin.report import SAMPLE_STRIDE, EngineRun, Window, make_report
-from twin.workload import MAX_REQUESTS, generate_requests
+from twin.workload import generate_requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twin.domain import Calibration, ServerConfig, SimulationReport, Workload
+    from twin.paged_domain import PagedCalibration
     from twin.workload import RequestStream
 
-TWIN_VERSION = "2"
+TWIN_VERSION = "3"
 """Changes whenever the same input gives other results: data sets carry it."""
 
 EXPECTED_MAX_RPS = 36
@@ -59,8 +69,8 @@ STEADY_SERVICE = ClientConditions()
 
 def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
     workload: Workload,
-    server: ServerConfig,
-    calibration: Calibration,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float = 3600.0,
     warmup_s: float = 0.0,
@@ -72,7 +82,8 @@ def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
     Parameters
     ----------
     workload, server, calibration
-        Who sends, with which flags, on which measured server.
+        Who sends, with which flags, on which measured server; `PagedServerConfig` and
+        `PagedCalibration` go together and make it the paged engine (`twin.paged`).
     horizon_s, warmup_s
         The window measured, seconds, > 0, and the service simulated before it, seconds, >= 0: 0 starts
         from an empty server. One week at most together.
@@ -87,10 +98,9 @@ def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
         Naming the field: a rank above `max_lora_rank`, slots that leave no room for one request of
         `max_model_len`, a horizon out of range.
     """
-    check_server(workload.rank, server, calibration)
     window = _window(horizon_s, warmup_s)
     simulated_s = warmup_s + horizon_s
-    max_model_len = required_kv_tokens(calibration, server.max_model_len)
+    max_model_len = _longest_request_tokens(workload.rank, server, calibration)
     max_requests = MAX_REQUESTS
     if client.max_unfinished_requests is not None:
         max_requests = client.max_unfinished_requests + int(EXPECTED_MAX_RPS * simulated_s)
@@ -106,6 +116,21 @@ def simulate(  # noqa: PLR0913 (three nouns, and options that have defaults)
         if requests.num_requests < max_requests or run.totals[engine.NUM_SENT] < max_requests:
             return report_of(requests, run, server, calibration, window)
         max_requests *= 2
+
+
+def _longest_request_tokens(
+    rank: NDArray[np.int32],
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
+) -> int:
+    """Check the server and return the tokens of the longest request to draw for it."""
+    if isinstance(server, PagedServerConfig):
+        paged = require_paged(calibration)
+        check_paged_server(rank, server, paged)
+        return longest_request_tokens(rank, server, paged)
+    known = require_slotted(calibration)
+    check_server(rank, server, known)
+    return required_kv_tokens(known, server.max_model_len)
 
 
 def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Calibration) -> None:
@@ -145,8 +170,8 @@ def _window(horizon_s: float, warmup_s: float) -> Window:
 def simulate_requests(  # noqa: PLR0913 (as `simulate`)
     requests: RequestStream,
     rank: NDArray[np.int32],
-    server: ServerConfig,
-    calibration: Calibration,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
     *,
     horizon_s: float,
     warmup_s: float = 0.0,
@@ -162,7 +187,6 @@ def simulate_requests(  # noqa: PLR0913 (as `simulate`)
         (num_adapters,) int32, of the adapters that `requests.adapter_of` points to.
     """
     window = _window(horizon_s, warmup_s)
-    check_server(rank, server, calibration)
     run = serve(requests, rank, server, calibration, window, client)
     return report_of(requests, run, server, calibration, window)
 
@@ -170,12 +194,45 @@ def simulate_requests(  # noqa: PLR0913 (as `simulate`)
 def serve(
     requests: RequestStream,
     rank: NDArray[np.int32],
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
+    """Return what the kernel of the server's kind makes of the requests; see `simulate_requests`."""
+    if isinstance(server, PagedServerConfig):
+        return _serve_paged(requests, rank, server, require_paged(calibration), window, client)
+    return _serve_slotted(requests, rank, server, require_slotted(calibration), window, client)
+
+
+def _serve_paged(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
+    server: PagedServerConfig,
+    calibration: PagedCalibration,
+    window: Window,
+    client: ClientConditions,
+) -> EngineRun:
+    if client != STEADY_SERVICE:
+        raise InvalidInputError("client", f"must be steady for a paged engine, got {client}")
+    if window.start_ns > 0:
+        raise InvalidInputError("warmup_s", f"must be 0 for a paged engine, got {window.warmup_s!r}")
+    run = EngineRun(requests.num_requests, rank.shape[0])
+    run_paged(
+        requests, rank, server, calibration, horizon_ns=window.end_ns, run=run, sample_stride=SAMPLE_STRIDE
+    )
+    return run
+
+
+def _serve_slotted(
+    requests: RequestStream,
+    rank: NDArray[np.int32],
     server: ServerConfig,
     calibration: Calibration,
     window: Window,
     client: ClientConditions,
 ) -> EngineRun:
-    """Return what the kernel makes of a server that `check_server` accepts; see `simulate_requests`."""
+    check_server(rank, server, calibration)
     num_adapters = rank.shape[0]
     available = _available(server, calibration)
     _check_requests(requests, num_adapters, available)
@@ -215,12 +272,15 @@ def serve(
 def report_of(
     requests: RequestStream,
     run: EngineRun,
-    server: ServerConfig,
-    calibration: Calibration,
+    server: ServerConfig | PagedServerConfig,
+    calibration: Calibration | PagedCalibration,
     window: Window,
 ) -> SimulationReport:
     """Return the report of what `serve` left."""
-    available = _available(server, calibration)
+    if isinstance(server, PagedServerConfig):
+        one_token = 1
+        return make_report(requests, run, window, kv_tokens=server.max_total_token_num, block_size=one_token)
+    available = _available(server, require_slotted(calibration))
     return make_report(requests, run, window, kv_tokens=available, block_size=server.block_size)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from twin.domain import Calibration
     from twin.measured import MeasuredRun
+    from twin.servegen import ServeGenClients
 
 calibrate_app = typer.Typer(
     name="calibrate", help="Calibrations from measured tables.", no_args_is_help=True, add_completion=False
@@ -38,7 +39,13 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     warmup_s: Annotated[float, typer.Option(help="Seconds simulated before them, not measured.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     trace: Annotated[
-        Path | None, typer.Option(help="CSV arrival_s,adapter_id,input_tokens,output_tokens to replay.")
+        Path | None,
+        typer.Option(
+            help="Requests to replay: our CSV, Azure, Mooncake, or ServeGen's clients; gzip or not."
+        ),
+    ] = None,
+    trace_format: Annotated[
+        str | None, typer.Option(help="loadmaster, seconds, azure or mooncake; by its columns if absent.")
     ] = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -46,9 +53,12 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     from placer.ranks import slot_rank  # noqa: PLC0415
     from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
     from twin.domain import ServerConfig  # noqa: PLC0415
+    from twin.fleet_traces import stream_of  # noqa: PLC0415
+    from twin.memory import required_kv_tokens  # noqa: PLC0415
+    from twin.servegen import is_client_file, with_clients  # noqa: PLC0415
     from twin.simulate import simulate as run_twin  # noqa: PLC0415
     from twin.simulate import simulate_requests  # noqa: PLC0415
-    from twin.workload import read_trace  # noqa: PLC0415
+    from twin.traces import cut_to_model, read_any_trace  # noqa: PLC0415
 
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
@@ -56,14 +66,37 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     if max_lora_rank is None:
         max_lora_rank = slot_rank(largest) or largest
     server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
+    if trace is not None and is_client_file(trace):
+        asked, trace = with_clients(asked, _clients(trace)), None
     if trace is None:
         report = run_twin(asked, server, known, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed)
     else:
-        requests = read_trace(trace, asked.adapter_ids)
+        max_model_len = required_kv_tokens(known, server.max_model_len)
+        requests = stream_of(read_any_trace(trace, trace_format=trace_format), asked, seed=seed)
+        requests, num_cut = cut_to_model(requests, max_model_len)
+        num_after = int((requests.arrival_ns >= round((warmup_s + horizon_s) * 1e9)).sum())
+        typer.echo(
+            f"{trace.name}: {requests.num_requests} requests, {num_after} of them after the window, "
+            f"{num_cut} cut to {max_model_len} tokens",
+            err=True,
+        )
         report = simulate_requests(
             requests, asked.rank, server, known, horizon_s=horizon_s, warmup_s=warmup_s
         )
     _print(report_document(report, asked.adapter_ids), json=json)
+
+
+def _clients(table: Path) -> ServeGenClients:
+    """Read ServeGen's clients, and say which were left out."""
+    from twin.servegen import read_clients  # noqa: PLC0415
+
+    clients = read_clients(table)
+    typer.echo(
+        f"{table.name}: {len(clients.adapters)} clients, without {clients.num_without_lengths} of unknown "
+        f"lengths and {clients.num_without_requests} that send nothing",
+        err=True,
+    )
+    return clients
 
 
 def validate(

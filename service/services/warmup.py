@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 
 def warm_twin() -> None:
-    """Run the twin once on a small workload."""
+    """Run the twin once on a small workload of Poisson and of bursty requests."""
     for calibration_id in shipped_calibration_ids()[:1]:
-        adapter = Adapter(adapter_id="a", rank=8, rate_rps=1.0, input_tokens_mean=200, output_tokens_mean=200)
+        adapters = [
+            Adapter(
+                adapter_id=f"cv{arrival_cv}",
+                rank=8,
+                rate_rps=1.0,
+                input_tokens_mean=200,
+                output_tokens_mean=200,
+                arrival_cv=arrival_cv,
+            )
+            for arrival_cv in (1.0, 2.0)
+        ]
         simulate(
-            Workload.from_adapters([adapter]),
+            Workload.from_adapters(adapters),
             ServerConfig(max_loras=8, max_lora_rank=8),
             load_calibration(calibration_id),
             horizon_s=10.0,

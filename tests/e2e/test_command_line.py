@@ -10,6 +10,7 @@ import pytest
 from service.cli import run_command_line
 from service.schemas import PlanSchema
 from tests.support.service_process import ROOT, clean_environment
+from tests.support.trace_files import AZURE, servegen_files, table, write_text
 from tests.support.workload_documents import adapter_document, workload_document
 
 COMMANDS = (
@@ -18,6 +19,8 @@ COMMANDS = (
     "place",
     "simulate",
     "validate",
+    "simulate-paged",
+    "validate-paged",
     "calibrate",
     "dataset",
     "train",
@@ -104,6 +107,9 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
         ["bench", "place", "--family", "nothing"],
         ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
         ["validate", "--runs", "/nowhere/runs.csv"],
+        ["simulate-paged", "--workload", "/nowhere/w.json"],
+        ["validate-paged", "--runs", "/nowhere/runs.csv"],
+        ["calibrate", "fit-paged", "--measurements", "/nowhere", "--out", "/nowhere/out"],
         ["evaluate", "--runs", "/nowhere/runs.csv"],
         ["bench", "http", "--url", "http://127.0.0.1:1"],
         ["bench", "http", "--url", "nowhere"],
@@ -124,6 +130,8 @@ def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--calibration", "FILE"],
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--trace", "FILE"],
         ["validate", "--runs", "FILE"],
+        ["simulate-paged", "--workload", "WORKLOAD", "--calibration", "FILE"],
+        ["validate-paged", "--runs", "FILE"],
         ["evaluate", "--runs", "FILE"],
         ["serve", "--port", "0", "--data-dir", "FILE"],
     ],
@@ -136,6 +144,39 @@ def test_a_file_that_is_no_text_exits_2_with_the_reason(loadmaster, workload_fil
     assert done.returncode == 2
     assert done.stderr.startswith("loadmaster: ")
     assert done.stdout == ""
+
+
+def test_a_published_trace_is_replayed_and_its_requests_are_accounted_for(
+    loadmaster, workload_file, tmp_path
+):
+    rows = [(3 * row, 100 + row, 20) for row in range(12)]
+    trace = write_text(tmp_path / "trace.csv.gz", table("t_s,input_tokens,output_tokens", *rows))
+    arguments = ("--workload", workload_file, "--max-loras", "3", "--horizon-s", "29", "--trace", trace)
+    done = loadmaster("simulate", *arguments, "--json")
+    assert done.returncode == 0
+    assert done.stderr.startswith("trace.csv.gz: 12 requests, 2 of them after the window, 0 cut to ")
+    assert json.loads(done.stdout)["num_requests_sent"] == 10
+
+
+def test_servegens_clients_drive_the_adapters_of_a_workload(loadmaster, tmp_path):
+    arguments = ("--max-loras", "4", "--horizon-s", "600", "--trace", servegen_files(tmp_path), "--json")
+    workload = tmp_path / "workload.json"
+    workload.write_text(json.dumps(workload_document(2)))
+    done = loadmaster("simulate", "--workload", workload, *arguments)
+    assert done.returncode == 0
+    assert "2 clients, without 1 of unknown lengths and 1 that send nothing" in done.stderr
+    workload.write_text(json.dumps(workload_document(3)))
+    done = loadmaster("simulate", "--workload", workload, *arguments)
+    assert done.returncode == 2
+    assert "client for each" in done.stderr
+
+
+def test_a_trace_in_another_format_than_the_one_named_exits_2(loadmaster, workload_file, tmp_path):
+    trace = write_text(tmp_path / "t.csv", AZURE)
+    arguments = ("simulate", "--workload", workload_file, "--max-loras", "4", "--trace", trace)
+    done = loadmaster(*arguments, "--trace-format", "mooncake")
+    assert done.returncode == 2
+    assert "trace.timestamp" in done.stderr
 
 
 @pytest.mark.parametrize(("option", "value"), [("--max-lora-rank", "0"), ("--horizon-s", "1e-300")])
@@ -165,6 +206,17 @@ def test_simulate_reports_one_server_in_the_twin(loadmaster, workload_file):
         name for name, outcome in report["adapters"].items() if outcome["starving"]
     }
     assert loadmaster(*arguments).stdout == done.stdout
+
+
+def test_simulate_paged_reports_one_server_in_the_paged_twin(loadmaster, workload_file):
+    arguments = ("simulate-paged", "--workload", workload_file, "--horizon-s", "60", "--json")
+    done = loadmaster(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kv_tokens"] == 82_528
+    assert loadmaster(*arguments).stdout == done.stdout
+    too_large = loadmaster(*arguments, "--max-total-token-num", "100000")
+    assert too_large.returncode == 2
+    assert "max_total_token_num" in too_large.stderr
 
 
 def test_simulate_measures_the_window_after_a_warm_up(loadmaster, workload_file):

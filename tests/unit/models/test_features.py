@@ -21,7 +21,7 @@ from models.kernels import features as kernel
 from tests.support.feature_cases import a_calibration, adapter_numbers, equal_adapters, workload_of, workloads
 from tests.support.feature_oracle import Oracle
 from twin.domain import ServerConfig
-from twin.workload import sharegpt_lengths
+from twin.lengths import sharegpt_lengths
 
 CALIBRATION = a_calibration()
 VECTOR = calibration_vector(CALIBRATION)

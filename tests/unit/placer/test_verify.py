@@ -55,5 +55,5 @@ def test_a_plan_that_trusts_an_optimistic_surrogate_is_found_out():
     workload = make_workload([8] * 100, 1.5, 100.0, 200.0)
     problem = make_problem(workload, optimist, calibration=calibration)
     sober = make_problem(workload, make_surrogate(calibration), calibration=calibration)
-    assert any(report.starved for report in replay(place(problem), problem, horizon_s=240.0))
-    assert not any(report.starved for report in replay(place(sober), sober, horizon_s=240.0))
+    assert any(report.starved for report in replay(place(problem), problem, horizon_s=180.0))
+    assert not any(report.starved for report in replay(place(sober), sober, horizon_s=180.0))

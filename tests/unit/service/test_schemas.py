@@ -9,6 +9,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 from service.schemas import MANY_FIELDS, SimulateRequest, WorkloadSchema, field_path, parse
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS
+from twin.traffic import ARRIVAL_LAWS
 
 
 def text(**changes):
@@ -30,6 +31,7 @@ ADAPTERS = st.fixed_dictionaries(
         "input_tokens_cv": st.none() | finite(0.5, MAX_CV),
         "output_tokens_cv": st.none() | finite(0.5, MAX_CV),
         "arrival_cv": st.none() | finite(0.5, MAX_CV),
+        "arrival_law": st.none() | st.sampled_from(ARRIVAL_LAWS),
     },
 )
 
@@ -43,6 +45,9 @@ def test_every_number_reaches_its_column_unchanged(adapters):
     for name, missing in (("input_tokens_cv", np.nan), ("output_tokens_cv", np.nan), ("arrival_cv", 1.0)):
         given_values = [missing if row.get(name) is None else row[name] for row in rows]
         np.testing.assert_array_equal(getattr(workload, name), given_values)
+    assert [ARRIVAL_LAWS[code] for code in workload.arrival_law] == [
+        row.get("arrival_law") or "gamma" for row in rows
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ def test_every_number_reaches_its_column_unchanged(adapters):
         ({"id": "x" * 257}, "adapters[3].id"),
         ({"id": 5}, "adapters[3].id"),
         ({"arrival_cv": -0.1}, "adapters[3].arrival_cv"),
+        ({"arrival_law": "cauchy"}, "adapters[3].arrival_law"),
         ({"weight": 1}, "adapters[3].weight"),
     ],
 )

@@ -132,7 +132,7 @@ def test_the_columns_of_a_workload_are_read_only():
         if isinstance(column, np.ndarray):
             with pytest.raises(ValueError, match="read-only"):
                 column[0] = 1
-            assert column.dtype == (np.int32 if name == "rank" else np.float64)
+            assert column.dtype == {"rank": np.int32, "arrival_law": np.int8}.get(name, np.float64)
 
 
 adapters = st.lists(

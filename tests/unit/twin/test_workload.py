@@ -1,14 +1,17 @@
 """Request streams: the laws that drawn arrivals and lengths keep."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.twin_cases import num_examples
+from tests.support.twin_cases import HAS_JIT, num_examples
 from twin.domain import MAX_TOKENS, Adapter, Workload
 from twin.errors import InvalidInputError
-from twin.workload import RequestStream, generate_requests, sharegpt_lengths
+from twin.lengths import lengths_of, sharegpt_lengths
+from twin.workload import RequestStream, generate_requests
 
 HORIZON_S = 1000.0
 
@@ -36,6 +39,14 @@ def test_the_same_seed_gives_the_same_bytes():
     mixed = (one_adapter(), one_adapter(adapter_id="b", arrival_cv=3.0, input_tokens_cv=0.5))
     assert bytes_of(stream(*mixed, seed=5)) == bytes_of(stream(*mixed, seed=5))
     assert bytes_of(stream(*mixed, seed=5)) != bytes_of(stream(*mixed, seed=6))
+
+
+def test_threads_side_by_side_draw_what_one_draws_alone():
+    mixed = (one_adapter(), one_adapter(adapter_id="b", arrival_cv=3.0, input_tokens_cv=0.5))
+    alone = [bytes_of(stream(*mixed, horizon_s=100.0, seed=seed)) for seed in range(8)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        together = list(pool.map(lambda seed: bytes_of(stream(*mixed, horizon_s=100.0, seed=seed)), range(8)))
+    assert together == alone
 
 
 # --- Arrivals.
@@ -190,6 +201,26 @@ def test_lengths_have_the_mean_and_the_variation_asked_for(cv):
     for tokens, mean in ((requests.prompt_tokens, 3000), (requests.output_tokens, 800)):
         assert abs(tokens.mean() - mean) < 5 * mean * cv / tokens.shape[0] ** 0.5 + 0.5
         assert tokens.std() / tokens.mean() == pytest.approx(cv, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("mean", "cv", "most_pct"),
+    [(20, None, 0.5), (20, 0.5, 0.2), (20, 1.0, 0.2), (20, 2.0, 2.0), (200, None, 0.2), (200, 2.0, 0.4)],
+)
+def test_rounding_moves_a_mean_by_little(mean, cv, most_pct):
+    adapter = one_adapter(
+        input_tokens_mean=mean, output_tokens_mean=mean, input_tokens_cv=cv, output_tokens_cv=cv
+    )
+    count = 2_000_000 if HAS_JIT else 20_000
+    lengths = lengths_of(
+        Workload.from_adapters([adapter]),
+        np.zeros(count, np.int32),
+        np.random.Generator(np.random.SFC64(1)),
+        max_model_len=MAX_TOKENS,
+    )
+    for tokens in lengths:
+        error = 4 * tokens.std() / count**0.5
+        assert abs(tokens.mean() - mean) < mean * most_pct / 100 + error
 
 
 def test_a_variation_of_zero_gives_one_length():
