@@ -154,7 +154,8 @@ def _against_the_plain_server() -> dict[str, float] | None:
     oracle = importlib.import_module(PLAIN_SERVER)
     scenario = cases.random_scenario(0, num_requests=400, num_adapters=12)
     cases.run_kernel(scenario)
-    compiled_s, outcome = _timed(lambda: cases.run_kernel(scenario))
+    compiled = [_timed(lambda: cases.run_kernel(scenario)) for _ in range(REPETITIONS)]
+    compiled_s, outcome = median(wall_s for wall_s, _ in compiled), compiled[0][1]
     plain_s, expected = _timed(lambda: oracle.run_oracle(scenario))
     assert outcome == expected, "the kernel equals the plain server"
     num_steps = outcome.totals["NUM_STEPS"]

@@ -3,7 +3,8 @@
 `simulate` takes a `PagedServerConfig` with a `PagedCalibration` as it takes vLLM's pair. In the
 report, `kv_tokens` is the whole pool and KV usage is the pool's, adapters included; `num_loads`
 counts adapters brought into the pool; `num_preemptions` is 0, and nothing passes over a request, so
-the last column of `state_samples` counts those admitted.
+the scanned requests of `state_samples` are those admitted. What binds is what ended the last look at
+WAITING while anyone waits: the pool, the tokens of a prefill, or `running_max_req_size`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class PagedRun(Protocol):
     sent_ns: NDArray[np.int64]
     admitted_ns: NDArray[np.int64]
     gap_counts: NDArray[np.int64]
+    stop_ns: NDArray[np.int64]
     totals: NDArray[np.float64]
     samples: NDArray[np.int64]
 
@@ -114,8 +116,6 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
 ) -> None:
     """Serve the requests until the horizon; `run` receives the result.
 
-    A request counts as admitted when its prefill, a step of its own, has ended.
-
     Raises
     ------
     InvalidInputError
@@ -124,9 +124,8 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
     check_paged_server(rank, server, calibration)
     declared = declared_tokens(requests, server)
     _check_requests(requests, declared, rank, server, calibration)
-    for times_ns in (run.first_token_ns, run.finish_ns, run.sent_ns):
+    for times_ns in (run.first_token_ns, run.finish_ns, run.sent_ns, run.admitted_ns):
         times_ns.fill(-1)
-    run.samples.fill(0)
     pool_tokens_of = calibration.adapter_tokens_per_rank * rank.astype(np.int64)
     load_ns_of = (1e6 * calibration.load.load_rank_ms * rank).astype(np.int64)
     run_paged_engine(
@@ -144,12 +143,13 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
         run.first_token_ns,
         run.finish_ns,
         run.sent_ns,
+        run.admitted_ns,
         run.gap_counts,
+        run.stop_ns,
         run.totals,
         run.samples,
         sample_stride,
     )
-    run.admitted_ns[:] = run.first_token_ns
 
 
 def paged_step_coefficients(law: PagedStepLaw) -> NDArray[np.float64]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
+from tests.support.twin_cases import STOP_NAMES
 from twin.kernels import engine
-from twin.kernels.paged import NUM_SAMPLED, run_paged_engine
+from twin.kernels.paged import run_paged_engine
 
 DRAINED_NS = 10**15
 MAX_SAMPLES = 64
@@ -48,7 +49,9 @@ class PagedOutcome:
     first_token_ns: list[int]
     finish_ns: list[int]
     sent_ns: list[int]
+    admitted_ns: list[int]
     gap_counts: dict[int, int]
+    stop_ns: dict[str, int]
     totals: dict[str, float] = field(default_factory=dict)
     samples: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -57,10 +60,11 @@ def run_paged_kernel(scenario: PagedScenario, *, sample_stride: int = 1) -> Page
     """Return what the kernel says of a scenario."""
     count = len(scenario.arrival_ns)
     rank = np.array(scenario.rank, np.int32)
-    first, finish, sent = (np.full(count, -1, np.int64) for _ in range(3))
+    first, finish, sent, admitted = (np.full(count, -1, np.int64) for _ in range(4))
+    stops = np.zeros(engine.NUM_STOPS, np.int64)
     gaps = np.zeros(engine.NUM_GAP_BINS, np.int64)
     totals = np.zeros(engine.NUM_TOTALS)
-    samples = np.zeros((MAX_SAMPLES, NUM_SAMPLED), np.int64)
+    samples = np.zeros((MAX_SAMPLES, engine.NUM_SAMPLED), np.int64)
     run_paged_engine(
         np.array(scenario.arrival_ns, np.int64),
         np.array(scenario.adapter_of, np.int32),
@@ -85,7 +89,9 @@ def run_paged_kernel(scenario: PagedScenario, *, sample_stride: int = 1) -> Page
         first,
         finish,
         sent,
+        admitted,
         gaps,
+        stops,
         totals,
         samples,
         sample_stride,
@@ -95,6 +101,8 @@ def run_paged_kernel(scenario: PagedScenario, *, sample_stride: int = 1) -> Page
         first_token_ns=first.tolist(),
         finish_ns=finish.tolist(),
         sent_ns=sent.tolist(),
+        admitted_ns=admitted.tolist(),
+        stop_ns={name: int(stops[getattr(engine, name)]) for name in STOP_NAMES},
         gap_counts={index: int(gaps[index]) for index in np.flatnonzero(gaps)},
         totals={name: float(totals[getattr(engine, name)]) for name in TOTAL_NAMES},
         samples=[tuple(row) for row in samples[:num_samples].tolist()],

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.support.paged_cases import MAX_SAMPLES, TOTAL_NAMES, PagedOutcome
+from tests.support.paged_cases import MAX_SAMPLES, STOP_NAMES, TOTAL_NAMES, PagedOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ class Request:
     declared_tokens: int
     generated: int = 0
     sent_ns: int = -1
+    admitted_ns: int = -1
     first_token_ns: int = -1
     last_token_ns: int = -1
     finish_ns: int = -1
@@ -89,6 +90,8 @@ class PagedOracle:
         self.totals: Counter[str] = Counter()
         self.steps: list[Step] = []
         self.samples: list[tuple[int, ...]] = []
+        self.stop = "STOP_QUEUE_EMPTY"
+        self.stop_ns: Counter[str] = Counter()
 
     def run(self) -> PagedOutcome:
         """Serve until the horizon."""
@@ -108,6 +111,8 @@ class PagedOracle:
             first_token_ns=[request.first_token_ns for request in self.requests],
             finish_ns=[request.finish_ns for request in self.requests],
             sent_ns=[request.sent_ns for request in self.requests],
+            admitted_ns=[request.admitted_ns for request in self.requests],
+            stop_ns={name: self.stop_ns[name] for name in STOP_NAMES},
             gap_counts=dict(self.gap_counts),
             totals=self._all_totals(),
             samples=self.samples[:MAX_SAMPLES],
@@ -137,6 +142,7 @@ class PagedOracle:
         if self.running and self.decodes_since_prefill < scenario.max_wait_tokens:
             return []
         admitted: list[Request] = []
+        self.stop = "STOP_QUEUE_EMPTY"
         for request in self.waiting:
             batch = [*self.running, *admitted, request]
             adapters = sum(
@@ -146,11 +152,13 @@ class PagedOracle:
                 [(other.prompt_tokens + max(other.generated, 1), self._left(other)) for other in batch]
             )
             prompt_tokens = sum(other.prompt_tokens for other in [*admitted, request])
-            if (
-                need >= scenario.pool_tokens - adapters
-                or prompt_tokens > scenario.batch_max_tokens
-                or len(batch) > scenario.running_max_req_size
-            ):
+            if len(batch) > scenario.running_max_req_size:
+                self.stop = "STOP_SEQS"
+            elif need >= scenario.pool_tokens - adapters:
+                self.stop = "STOP_KV"
+            elif prompt_tokens > scenario.batch_max_tokens:
+                self.stop = "STOP_TOKENS"
+            if self.stop != "STOP_QUEUE_EMPTY":
                 break
             admitted.append(request)
         return admitted
@@ -179,7 +187,22 @@ class PagedOracle:
         used, context = self._pool_used(decoding)
         self._count(now_ns, end_ns, load_ns, used, len(loaded))
         adapters = self.adapters_of(self.running)
-        self.samples.append((len(decoding), prefill_tokens, context, len(adapters), len(admitted)))
+        self.samples.append(
+            (
+                len(decoding),
+                prefill_tokens,
+                context,
+                len(adapters),
+                len(admitted),
+                end_ns - now_ns,
+                len(admitted),
+            )
+        )
+        if not self.waiting:
+            self.stop = "STOP_QUEUE_EMPTY"
+        self.stop_ns[self.stop] += min(end_ns, scenario.horizon_ns) - now_ns
+        for request in admitted:
+            request.admitted_ns = now_ns
         self.steps.append(
             Step(
                 is_prefill=bool(admitted),

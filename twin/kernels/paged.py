@@ -21,16 +21,16 @@ from twin.kernels.engine import (
     NUM_SENT,
     NUM_STEPS,
     RUNNING_NS,
+    STOP_KV,
+    STOP_QUEUE_EMPTY,
+    STOP_SEQS,
+    STOP_TOKENS,
     WAITING_NS,
     gap_bin,
 )
 
 NUM_FLAGS = 5
 NUM_STEP_TERMS = 7
-
-
-NUM_SAMPLED = 5
-"""Columns of `samples` that this engine fills."""
 
 
 @njit(cache=True, nogil=True)
@@ -148,7 +148,9 @@ def run_paged_engine(
     first_token_ns,
     finish_ns,
     sent_ns,
+    admitted_ns,
     gap_counts,
+    stop_ns,
     totals,
     samples,
     sample_stride,
@@ -169,8 +171,13 @@ def run_paged_engine(
         max_wait_tokens (>= 1), and nanoseconds between two looks of an idle router.
     step_coefficients
         (NUM_STEP_TERMS,) float64, as in `decode_ms`.
-    horizon_ns, first_token_ns, finish_ns, sent_ns, gap_counts, totals, samples, sample_stride
+    horizon_ns, gap_counts, totals, samples, sample_stride
         As in `twin.kernels.engine.run_engine`; a block is one token of the pool, adapters included.
+    first_token_ns, finish_ns, sent_ns, admitted_ns
+        (num_requests,) int64, filled with -1 by the caller.
+    stop_ns
+        (NUM_STOPS,) int64 zeros: time in steps with requests left waiting, by what ended the last
+        admission; time in other steps is of an empty queue.
     """
     pool_tokens, batch_max_tokens, running_max = flags[0], flags[1], flags[2]
     max_wait_tokens, idle_poll_ns = flags[3], flags[4]
@@ -189,6 +196,7 @@ def run_paged_engine(
     next_arrival = 0
     first_waiting = 0  # requests are admitted in order: WAITING is first_waiting .. next_arrival
     decodes_since_prefill = 0
+    stop = STOP_QUEUE_EMPTY
     last_decode_ns = 0
     prefill_end_ns = 0
     num_just_prefilled = 0
@@ -223,9 +231,13 @@ def run_paged_engine(
         prefill_rank = 0
         num_before = num_running
         is_prefill = False
-        while (num_before == 0 or decodes_since_prefill >= max_wait_tokens) and (
-            first_waiting < next_arrival and num_running < running_max
-        ):
+        looks = num_before == 0 or decodes_since_prefill >= max_wait_tokens
+        if looks:
+            stop = STOP_QUEUE_EMPTY
+        while looks and first_waiting < next_arrival:
+            if num_running >= running_max:
+                stop = STOP_SEQS
+                break
             request = first_waiting
             adapter = adapter_of[request]
             more_tokens = 0
@@ -233,10 +245,13 @@ def run_paged_engine(
                 more_tokens = pool_tokens_of[adapter]
             peak = peak_tokens(running, num_running, prompt_tokens, declared_tokens, generated, request)
             if peak + adapter_tokens + more_tokens >= pool_tokens:
+                stop = STOP_KV
                 break
             if prefill_tokens + prompt_tokens[request] > batch_max_tokens:
+                stop = STOP_TOKENS
                 break
             is_prefill = True
+            admitted_ns[request] = now_ns
             first_waiting += 1
             prefill_tokens += prompt_tokens[request]
             context_tokens += prompt_tokens[request]
@@ -273,10 +288,14 @@ def run_paged_engine(
         totals[ADAPTER_NS] += num_active * counted_ns
         totals[BUSY_NS] += counted_ns
         totals[LOAD_NS] += load_ns
+        if num_waiting == 0:
+            stop = STOP_QUEUE_EMPTY
+        stop_ns[stop] += counted_ns
         if step % sample_stride == 0 and step // sample_stride < samples.shape[0]:
             sample = samples[step // sample_stride]
             sample[0], sample[1], sample[2] = num_decodes, prefill_tokens, context_tokens
             sample[3], sample[4] = num_active, num_running - num_before
+            sample[5], sample[6] = duration_ns, num_running - num_before
 
         # --- Tokens: prefilled requests got their first, decoding ones one more.
         if is_prefill:

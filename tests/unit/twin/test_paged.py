@@ -153,6 +153,21 @@ def test_a_larger_pool_serves_more_in_overload():
     assert served[-1] > 1.2 * served[0]
 
 
+@pytest.mark.parametrize(
+    ("load", "flags", "binding"),
+    [
+        ({"rate_rps": 10.0}, {"max_total_token_num": 3000}, "kv_memory"),
+        ({"rate_rps": 10.0}, {"running_max_req_size": 1}, "sequences"),
+        ({"rate_rps": 0.02}, {}, "none"),
+    ],
+)
+def test_what_binds_a_paged_server_is_named(load, flags, binding):
+    made = simulate(
+        workload(num_adapters=10, **load), paged_server(**flags), paged_calibration(), horizon_s=HORIZON_S
+    )
+    assert made.binding_constraint == binding
+
+
 def test_declaring_more_than_is_generated_runs_fewer_requests():
     overload = workload(num_adapters=10, rate_rps=10.0)
     running = [

@@ -106,7 +106,7 @@ def test_first_tokens_come_in_order_of_arrival(scenario):
 @SOME
 @given(paged_scenarios())
 def test_no_paged_step_exceeds_its_prompt_tokens_or_its_requests(scenario):
-    for decodes, prompt_tokens, _, _, admitted in run_paged_kernel(scenario).samples:
+    for decodes, prompt_tokens, _, _, admitted, *_ in run_paged_kernel(scenario).samples:
         assert (decodes == 0) == (prompt_tokens > 0) == (admitted > 0)
         assert prompt_tokens <= scenario.batch_max_tokens
         assert decodes <= scenario.running_max_req_size

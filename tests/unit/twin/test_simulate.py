@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_report():
 
 
 def test_more_load_offers_more_and_serves_a_smaller_share():
-    reports = [report(workload(rate_rps=rate)) for rate in (0.5, 4.0, 30.0, 120.0)]
+    reports = [report(workload(rate_rps=rate, output_tokens_mean=10.0)) for rate in (0.5, 4.0, 30.0, 120.0)]
     offered = [made.offered_tok_s for made in reports]
     shares = [made.throughput_tok_s / made.offered_tok_s for made in reports]
     assert offered == sorted(offered)
