@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from models.features import aggregate, features_of
-from twin.measured import BENCHMARK_CLIENT, server_of, workload_of
+from twin.measured import COUNTING_CLIENT, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.validate import Prediction, baseline_predictions, figures
 
@@ -28,7 +28,7 @@ CLIENT_HALVINGS = 12
 """Steps of the search for the rate at which a client with bounded open requests settles."""
 
 
-_MAX_UNFINISHED = float(BENCHMARK_CLIENT.max_unfinished_requests or "inf")
+_MAX_UNFINISHED = float(COUNTING_CLIENT.max_unfinished_requests or "inf")
 
 
 class Served(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 
@@ -82,3 +83,15 @@ def summarise(requests, num_adapters, start_ns, end_ns):
             }
         )
     return sums, quantiles_ms, by_adapter
+
+
+def unfinished_late(requests, start_ns, end_ns):
+    """How many requests are sent and not finished at each moment of the window's last fifth."""
+    late_ns = (end_ns - start_ns) // 5
+    counts = []
+    for moment in range(1, 65):
+        now_ns = end_ns - late_ns + Fraction(moment * late_ns, 64)
+        counts.append(
+            sum(r.sent_ns <= now_ns and not (0 <= r.finish_ns <= min(now_ns, end_ns)) for r in requests)
+        )
+    return counts

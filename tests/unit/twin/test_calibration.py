@@ -61,7 +61,7 @@ DOCUMENT = document()
 @pytest.mark.parametrize(
     ("broken", "field"),
     [
-        (document(schema_version=2), "schema_version"),
+        (document(schema_version=1), "schema_version"),
         (document(colour="red"), "calibration.colour"),
         (document(step=DOCUMENT["step"] | {"extra_ms": 1.0}), "step.extra_ms"),
         (document(step={"base_ms": 1.0}), "step"),

@@ -10,8 +10,10 @@ from tests.support.twin_cases import HAS_JIT, STEP, calibration
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
-from twin.fitting.step import MatchedRun, match_runs, solve
-from twin.latency import STEP_TERMS, step_coefficients
+from twin.fitting.microbenchmarks import microbenchmark_observations
+from twin.fitting.step import StepObservation, match_runs, observations_of, solve
+from twin.kernels.latency import FAR_QUEUE, step_ms
+from twin.latency import STEP_TERMS, scheduler_coefficients, step_coefficients
 from twin.measured import read_runs
 from twin.memory import kv_tokens
 from twin.shapes import KNOWN_SHAPES, shape_from_config
@@ -89,10 +91,11 @@ def test_loads_of_one_rank_cannot_tell_the_padding(tmp_path):
 # --- Lat_sched.
 
 
-def scheduler_runs(law, in_batch_share):
+def scheduler_runs(law, in_batch_share, queues=(0, 500, 5000, 20_000)):
     for running in (10, 100, 400):
-        for waiting in (0, 500, 5000):
+        for waiting in queues:
             us = law.base_us + law.running_us * running + law.scanned_us * waiting
+            us += law.far_us * max(waiting - FAR_QUEUE, 0)
             yield {
                 "gpu_loras": 16,
                 "cpu_loras": 64,
@@ -107,9 +110,14 @@ def test_the_scheduler_law_is_found_again_from_runs_that_slots_bind(tmp_path):
     known = calibration().scheduler
     write_table(tmp_path / "scheduler_time.csv", scheduler_runs(known, in_batch_share=1.0))
     fitted = fit_scheduler(tmp_path).law
-    assert (fitted.base_us, fitted.running_us, fitted.scanned_us) == pytest.approx(
-        (known.base_us, known.running_us, known.scanned_us)
-    )
+    assert scheduler_coefficients(fitted) == pytest.approx(scheduler_coefficients(known))
+
+
+def test_short_queues_cannot_tell_the_cost_of_a_long_one(tmp_path):
+    rows = scheduler_runs(calibration().scheduler, in_batch_share=1.0, queues=(0, 500, 5000))
+    write_table(tmp_path / "scheduler_time.csv", rows)
+    with pytest.raises(UnidentifiableError, match=r"scheduler\.far_us"):
+        fit_scheduler(tmp_path)
 
 
 def test_runs_that_memory_binds_cannot_tell_the_cost_of_the_scan(tmp_path):
@@ -121,54 +129,129 @@ def test_runs_that_memory_binds_cannot_tell_the_cost_of_the_scan(tmp_path):
 # --- Lat_model.
 
 
-def matched_runs(law, tmp_path, *, count=60, outliers=0):
-    (run,) = read_runs(write_table(tmp_path / "runs.csv", [RUN]))
+def observed_steps(law, *, count=60, outliers=0):
     rng = np.random.default_rng(0)
-    regressors = rng.uniform(0.1, 50.0, size=(count, len(STEP_TERMS)))
-    regressors[:, 0] = 1.0
-    itl_ms = regressors @ step_coefficients(law)
-    itl_ms[:outliers] *= 2.0
+    terms = rng.uniform(0.1, 50.0, size=(count, len(STEP_TERMS)))
+    terms[:, 0] = 1.0
+    step_ms = terms @ step_coefficients(law)
+    step_ms[:outliers] *= 2.0
     return [
-        MatchedRun(run=run, regressors=row, rest_ms=0.5, itl_ms=itl + 0.5, factor=1.0, error=0.0)
-        for row, itl in zip(regressors, itl_ms, strict=True)
+        StepObservation(group="", terms=row, step_ms=one_ms, weight=1.0)
+        for row, one_ms in zip(terms, step_ms, strict=True)
     ]
 
 
-def test_the_step_law_is_found_again_from_the_states_it_made(tmp_path):
-    fitted = solve(matched_runs(STEP, tmp_path))
+def test_the_step_law_is_found_again_from_the_steps_it_made():
+    fitted = solve(observed_steps(STEP))
     assert step_coefficients(fitted.law) == pytest.approx(step_coefficients(STEP), rel=1e-6)
     assert fitted.error_pct == pytest.approx(0, abs=1e-6)
 
 
-def test_a_few_wild_runs_do_not_move_the_step_law_much(tmp_path):
-    fitted = solve(matched_runs(STEP, tmp_path, count=200, outliers=4))
+def test_a_few_wild_steps_do_not_move_the_step_law_much():
+    fitted = solve(observed_steps(STEP, count=200, outliers=4))
     assert fitted.law.base_ms == pytest.approx(STEP.base_ms, rel=0.2)
 
 
-def test_a_term_that_no_run_shows_is_named(tmp_path):
-    hidden = STEP_TERMS.index("adapter_rank_ms")
-    runs = matched_runs(STEP, tmp_path)
-    blind = [replace(run, regressors=np.where(np.arange(9) == hidden, 0.0, run.regressors)) for run in runs]
-    with pytest.raises(UnidentifiableError, match=r"step\.adapter_rank_ms"):
+@pytest.mark.parametrize("hidden", STEP_TERMS[1:])
+def test_a_term_that_no_step_shows_is_named(hidden):
+    column = STEP_TERMS.index(hidden)
+    blind = [
+        replace(one, terms=np.where(np.arange(len(STEP_TERMS)) == column, 0.0, one.terms))
+        for one in observed_steps(STEP)
+    ]
+    with pytest.raises(UnidentifiableError, match=rf"step\.{hidden}"):
         solve(blind)
 
 
-def test_a_handful_of_runs_cannot_tell_the_step_law(tmp_path):
-    with pytest.raises(UnidentifiableError, match="needs 30 runs"):
-        solve(matched_runs(STEP, tmp_path)[:29])
+def test_a_handful_of_steps_cannot_tell_the_step_law():
+    with pytest.raises(UnidentifiableError, match="needs 30 steps"):
+        solve(observed_steps(STEP)[:29])
+
+
+def served_run(tmp_path, factor, **columns):
+    """A run of a server that is slower than the shipped law says, as the twin shows it."""
+    known = load_calibration(shipped_calibration_ids()[0])
+    row = RUN | {"adapter_rate_counts": "0.2x12", "adapters": "12", "max_loras": "12", "duration_s": "600"}
+    (run,) = read_runs(write_table(tmp_path / "runs.csv", [row | columns]))
+    slower = replace(
+        known, step=replace(known.step, **{n: factor * getattr(known.step, n) for n in STEP_TERMS})
+    )
+    made = simulate_run(run, slower)
+    outcome = replace(
+        run.outcome,
+        throughput_tok_s=made.throughput_tok_s,
+        tpot_ms=made.tpot.mean_ms,
+        itl_median_ms=made.itl.p50_ms,
+    )
+    return replace(run, outcome=outcome), known
 
 
 @pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
-def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path):
-    known = load_calibration(shipped_calibration_ids()[0])
-    row = RUN | {"adapter_rate_counts": "0.2x12", "adapters": "12", "max_loras": "12", "duration_s": "600"}
-    (run,) = read_runs(write_table(tmp_path / "runs.csv", [row]))
-    slower = replace(known, step=replace(known.step, **{n: 1.3 * getattr(known.step, n) for n in STEP_TERMS}))
-    itl_ms = simulate_run(run, slower).itl.mean_ms
-    measured = replace(run, outcome=replace(run.outcome, itl_ms=itl_ms))
+@pytest.mark.parametrize("rates", ["0.2x12", "12x12"], ids=["calm", "starved"])
+def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path, rates):
+    measured, known = served_run(tmp_path, 1.3, adapter_rate_counts=rates)
     (matched,) = match_runs([measured], known, threads=1, rounds=8)
     assert matched.factor == pytest.approx(1.3, rel=0.01)
     assert matched.error < 0.01
+
+
+@pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
+def test_a_matched_run_tells_its_mean_and_its_median_step(tmp_path):
+    measured, known = served_run(tmp_path, 1.0)
+    mean, median = observations_of(match_runs([measured], known, threads=1, rounds=1), known.step)
+    law = step_coefficients(known.step)
+    assert mean.step_ms == pytest.approx(float(mean.terms @ law))
+    assert median.step_ms == pytest.approx(float(median.terms @ law), rel=0.02)
+    assert median.step_ms < mean.step_ms
+
+
+# --- Micro-benchmarks.
+
+BENCHMARK = {
+    "model": MODEL,
+    "max_num_seqs": "50",
+    "in_len": "1",
+    "out_len": "100",
+    "adapters": "0",
+    "max_loras": "",
+    "rank": "",
+    "failed": "False",
+    "preemptions": "0",
+    "adapters_in_batch_mean": "0.0",
+    "expected_unique_uniform": "",
+    "steps": "8202",
+    "step_ms_p50": "13.4",
+    "median_itl_ms": "13.4",
+}
+
+
+def test_micro_benchmarks_show_the_step_that_they_repeat(tmp_path):
+    adapters = {"adapters": "128", "max_loras": "300", "rank": "8", "adapters_in_batch_mean": "107.2"}
+    prefills = {"in_len": "100", "out_len": "1", "median_itl_ms": "0", "step_ms_p50": "54.9"}
+    rows = [BENCHMARK, BENCHMARK | adapters, BENCHMARK | prefills]
+    write_table(tmp_path / "step_latency_runs.csv", rows)
+    decodes, with_adapters, prompts = microbenchmark_observations(tmp_path, MODEL)
+    context_tokens = 50 * (1 + 50)
+    states = ((50, 0, context_tokens, 0), (50, 0, context_tokens, 107.2), (1, 2047, 0, 0))
+    law = step_coefficients(STEP)
+    for one, state, slots in zip((decodes, with_adapters, prompts), states, (0, 300, 0), strict=True):
+        assert float(one.terms @ law) == pytest.approx(step_ms(law, *state, 8, slots))
+    assert [one.step_ms for one in (decodes, with_adapters, prompts)] == [13.4, 13.4, 54.9]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failed": "True"},
+        {"preemptions": "3"},
+        {"median_itl_ms": ""},
+        {"model": "another"},
+        {"in_len": "100", "out_len": "1", "steps": "4"},
+    ],
+)
+def test_micro_benchmarks_that_show_no_steady_step_do_not_teach(tmp_path, changes):
+    write_table(tmp_path / "step_latency_runs.csv", [BENCHMARK | changes])
+    assert microbenchmark_observations(tmp_path, MODEL) == []
 
 
 # --- Model shapes.

@@ -41,7 +41,11 @@ def test_the_reports_kernel_equals_plain_python(requests, num_unsent, start_ns):
     times_ns = [np.ascontiguousarray(rows[:, column]) for column in range(3, 7)]
     sums, quantiles_ms = np.zeros(report.NUM_SUMS), np.empty((3, 3))
     by_adapter = np.zeros((NUM_ADAPTERS, report.NUM_BY_ADAPTER))
-    report.summarise(*times_ns, *lengths, len(requests), start_ns, END_NS, sums, quantiles_ms, by_adapter)
+    unfinished = np.zeros(report.NUM_LATE, np.int64)
+    report.summarise(
+        *times_ns, *lengths, len(requests), start_ns, END_NS, sums, quantiles_ms, by_adapter, unfinished
+    )
+    assert unfinished.tolist() == report_oracle.unfinished_late(requests, start_ns, END_NS)
     expected_sums, expected_ms, expected_rows = report_oracle.summarise(
         requests, NUM_ADAPTERS, start_ns, END_NS
     )
