@@ -6,7 +6,7 @@ shapes of vLLM's buffers, and launches only confirm them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -77,11 +77,28 @@ def kv_tokens(calibration: Calibration, max_loras: int, max_lora_rank: int, bloc
     return int(kv_tokens_kernel(memory_vector(calibration), max_loras, max_lora_rank, block_size))
 
 
+MemoryVerdict = Literal["fits", "kv_smaller_than_max_len", "no_memory"]
+
+
+def memory_verdict(calibration: Calibration, server: ServerConfig) -> MemoryVerdict:
+    """Tell whether vLLM starts, and if not, which of two things is the matter.
+
+    Returns
+    -------
+    ``kv_smaller_than_max_len``: there is a KV cache, smaller than one request of `max_model_len` tokens; a
+    lower `max_model_len` starts. ``no_memory``: the slots alone take more than is free; vLLM then finds no
+    memory for KV blocks, or torch none for the slots.
+    """
+    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
+    if available == 0:
+        return "no_memory"
+    required = required_kv_tokens(calibration, server.max_model_len)
+    return "fits" if available >= required else "kv_smaller_than_max_len"
+
+
 def fits_in_memory(calibration: Calibration, server: ServerConfig) -> bool:
     """Tell whether vLLM starts: the KV cache must hold one request of `max_model_len` tokens."""
-    return kv_tokens(
-        calibration, server.max_loras, server.max_lora_rank, server.block_size
-    ) >= required_kv_tokens(calibration, server.max_model_len)
+    return memory_verdict(calibration, server) == "fits"
 
 
 def required_kv_tokens(calibration: Calibration, max_model_len: int | None = None) -> int:

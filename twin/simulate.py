@@ -12,7 +12,7 @@ from twin.errors import InvalidInputError
 from twin.kernels import engine
 from twin.kernels.front_end import count_from_the_client, front_end_ready_ns
 from twin.latency import load_times_ns, scheduler_coefficients, step_coefficients
-from twin.memory import kv_tokens, required_kv_tokens
+from twin.memory import kv_tokens, memory_verdict, required_kv_tokens
 from twin.paged import (
     check_paged_server,
     longest_request_tokens,
@@ -120,14 +120,16 @@ def check_server(rank: NDArray[np.int32], server: ServerConfig, calibration: Cal
         raise InvalidInputError(
             f"adapters[{row}].rank", f"must be <= max_lora_rank ({server.max_lora_rank}), got {rank[row]}"
         )
-    required = required_kv_tokens(calibration, server.max_model_len)
-    available = kv_tokens(calibration, server.max_loras, server.max_lora_rank, server.block_size)
-    if available < required:
-        raise InvalidInputError(
-            "max_loras",
-            f"{server.max_loras} at max_lora_rank {server.max_lora_rank} leaves {available} KV tokens, "
-            f"fewer than one request of max_model_len ({required})",
-        )
+    verdict = memory_verdict(calibration, server)
+    if verdict == "fits":
+        return
+    available = _available(server, calibration)
+    lacking = "no memory for a KV cache" if verdict == "no_memory" else f"{available} KV tokens"
+    raise InvalidInputError(
+        "max_loras",
+        f"{server.max_loras} at max_lora_rank {server.max_lora_rank} leaves {lacking}, fewer than one "
+        f"request of max_model_len ({required_kv_tokens(calibration, server.max_model_len)})",
+    )
 
 
 def _window(horizon_s: float, warmup_s: float) -> Window:

@@ -147,6 +147,39 @@ def figures_by_model(predictions: Iterable[Prediction]) -> dict[str, dict[str, f
     return {model: figures(rows) for model, rows in sorted(by_model.items())}
 
 
+def figures_by_regime(
+    predictions: Sequence[Prediction], regime_of: Mapping[str, str]
+) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """Return the contract's figures for each base model and regime, of runs that ended.
+
+    Parameters
+    ----------
+    predictions
+        Of the twin, or of the baseline.
+    regime_of
+        By run id, from `regimes`.
+    """
+    by_model: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
+    for prediction in predictions:
+        if prediction.run.run_id in regime_of:
+            by_model[prediction.run.model][regime_of[prediction.run.run_id]].append(prediction)
+    return {
+        model: {regime: figures(rows) | {"fits_accuracy": None} for regime, rows in sorted(regimes.items())}
+        for model, regimes in sorted(by_model.items())
+    }
+
+
+def regimes(predictions: Iterable[Prediction]) -> dict[str, str]:
+    """Name each run's regime: measured as starved or not, and if so what the twin says binds it."""
+    return {
+        row.run.run_id: f"starved, bound by {row.binding_constraint}"
+        if row.run.is_starved(row.run.outcome.throughput_tok_s)
+        else "not starved"
+        for row in predictions
+        if row.run.outcome is not None and row.binding_constraint is not None
+    }
+
+
 def figures(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
     """Return how far predictions are from measurements, by the contract's names.
 
@@ -194,8 +227,8 @@ def validate(runs: Sequence[MeasuredRun], calibrations: Mapping[str, Calibration
 
     Returns
     -------
-    ``{"by_model", "speedup_median", "speedup_min", "baseline": {"by_model"}}``; speed in simulated
-    seconds a wall second.
+    ``{"by_model", "by_regime", "speedup_median", "speedup_min", "baseline": {"by_model", "by_regime"}}``;
+    speed in simulated seconds a wall second.
     """
     predictions = predict_runs(runs, lambda run: calibrations[run.model])
     return summary(predictions, runs)
@@ -204,11 +237,16 @@ def validate(runs: Sequence[MeasuredRun], calibrations: Mapping[str, Calibration
 def summary(predictions: Sequence[Prediction], runs: Sequence[MeasuredRun]) -> dict[str, object]:
     """Return the document that `validate` prints, from predictions already made."""
     speeds = [row.run.duration_s / row.wall_s for row in predictions if row.wall_s > 0]
+    regime_of, baseline = regimes(predictions), baseline_predictions(runs)
     return {
         "by_model": figures_by_model(predictions),
+        "by_regime": figures_by_regime(predictions, regime_of),
         "speedup_median": float(np.median(speeds)) if speeds else None,
         "speedup_min": float(np.min(speeds)) if speeds else None,
-        "baseline": {"by_model": _without_memory(figures_by_model(baseline_predictions(runs)))},
+        "baseline": {
+            "by_model": _without_memory(figures_by_model(baseline)),
+            "by_regime": figures_by_regime(baseline, regime_of),
+        },
     }
 
 

@@ -32,8 +32,8 @@ def write_report(
         "# The twin against measured runs",
         "",
         (
-            f"Printed by `{command}`. The step law was fitted to these runs' ITL; figures for runs left "
-            "out of the fit, and what the worst residuals are, stand in [residuals.md](residuals.md)."
+            f"Printed by `{command}`. The step law was fitted to these runs; figures for runs left out of "
+            "the fit, and what the worst residuals are, stand in [residuals.md](residuals.md)."
         ),
         "",
     ]
@@ -51,7 +51,7 @@ def write_report(
         image = path.with_name(f"{path.stem}-{model}.png")
         _scatter(rows, model).savefig(image)
         lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
-        lines += _regimes_table(rows) + _worst_table(rows)
+        lines += _regimes_table(document, model) + _slots_table(rows) + _worst_table(rows)
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -81,9 +81,24 @@ def _text(value: float | None) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _regimes_table(rows: Sequence[Prediction]) -> list[str]:
+def _regimes_table(document: Mapping[str, Any], model: str) -> list[str]:
+    """Return the errors in each regime, the baseline's throughput beside them."""
+    names = (
+        *("runs", "throughput_smape_half_pct", "itl_smape_half_pct"),
+        *("ttft_incl_unfinished_smape_half_pct", "starvation_accuracy"),
+    )
+    lines = [f"| regime | {' | '.join(names)} | baseline throughput |", "|---" * (len(names) + 2) + "|"]
+    baseline = document["baseline"]["by_regime"][model]
+    for regime, rows in document["by_regime"][model].items():
+        values = [_text(rows[name]) for name in names]
+        values.append(_text(baseline[regime]["throughput_smape_half_pct"]))
+        lines.append(f"| {regime} | {' | '.join(values)} |")
+    return [*lines, ""]
+
+
+def _slots_table(rows: Sequence[Prediction]) -> list[str]:
     """Return the throughput error of starved and other runs, by slots."""
-    lines = ["| regime | runs | throughput_smape_half_pct | mean signed, % |", "|---|---|---|---|"]
+    lines = ["| slots | runs | throughput_smape_half_pct | mean signed, % |", "|---|---|---|---|"]
     for starved in (False, True):
         regime = [row for row in rows if row.run.is_starved(row.run.outcome.throughput_tok_s) is starved]  # type: ignore[union-attr]
         for slots in sorted({row.run.max_loras for row in regime}):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +46,10 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
             help="Requests to replay: our CSV, Azure, Mooncake, or ServeGen's clients; gzip or not."
         ),
     ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=3, help="Draws with other seeds and step laws, for an interval of throughput."),
+    ] = None,
     trace_format: Annotated[
         str | None, typer.Option(help="loadmaster, seconds, azure or mooncake; by its columns if absent.")
     ] = None,
@@ -53,12 +59,14 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     from placer.ranks import slot_rank  # noqa: PLC0415
     from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
     from twin.domain import ServerConfig  # noqa: PLC0415
+    from twin.errors import InvalidInputError  # noqa: PLC0415
     from twin.fleet_traces import stream_of  # noqa: PLC0415
     from twin.memory import required_kv_tokens  # noqa: PLC0415
     from twin.servegen import is_client_file, with_clients  # noqa: PLC0415
     from twin.simulate import simulate as run_twin  # noqa: PLC0415
     from twin.simulate import simulate_requests  # noqa: PLC0415
     from twin.traces import cut_to_model, read_any_trace  # noqa: PLC0415
+    from twin.uncertainty import throughput_interval  # noqa: PLC0415
 
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
@@ -83,7 +91,20 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
         report = simulate_requests(
             requests, asked.rank, server, known, horizon_s=horizon_s, warmup_s=warmup_s
         )
-    _print(report_document(report, asked.adapter_ids), json=json)
+    document = dict(report_document(report, asked.adapter_ids))
+    if draws is not None:
+        if trace is not None:
+            raise InvalidInputError("draws", "must be left out with a trace: its requests are given")
+        interval = throughput_interval(
+            lambda law, draw: run_twin(
+                asked, server, law, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed + draw
+            ),
+            known,
+            offered_tok_s=asked.offered_tok_s,
+            num_draws=draws,
+        )
+        document["interval"] = asdict(interval)
+    _print(document, json=json)
 
 
 def _clients(table: Path) -> ServeGenClients:
@@ -105,6 +126,9 @@ def validate(
         list[str] | None, typer.Option(help="Ids or files; the shipped ones if absent.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown to write, with plots beside it.")] = None,
+    intervals: Annotated[
+        int | None, typer.Option(min=3, help="Draws of each run, to see whether predicted intervals hold.")
+    ] = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare the twin with measured runs, one simulation a run, the one-line baseline beside it."""
@@ -115,6 +139,12 @@ def validate(
     known = _calibrations_for(measured, calibration)
     predictions = predict_runs(measured, lambda run: known[run.model])
     document = summary(predictions, measured)
+    if intervals is not None:
+        from twin.coverage import coverage, predict_intervals  # noqa: PLC0415
+
+        threads = os.cpu_count() or 1
+        drawn = predict_intervals(measured, known, num_draws=intervals, threads=threads)
+        document["intervals"] = coverage(drawn)
     if report is not None:
         from twin.validation_report import write_report  # noqa: PLC0415
 

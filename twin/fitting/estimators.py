@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from twin.domain import ModelShape
 
 MIN_LAUNCHES = 3
+LAUNCH_VERDICTS = {
+    "kv_smaller_than_max_len": "kv_smaller_than_max_len",
+    "no_memory_for_kv_blocks": "no_memory",
+    "oom_torch": "no_memory",
+}
+"""What a launch's failure says of memory."""
+
 Law = TypeVar("Law")
 
 
@@ -46,7 +53,7 @@ class MemoryFit:
     fitted
         The law; its error is the mean absolute error of KV tokens, %.
     verdict_accuracy
-        Share of launches, failed ones included, whose "fits in memory" the law predicts.
+        Share of launches, failed ones included, whose `twin.memory.memory_verdict` the law predicts.
     max_known_rank
         Largest `max_lora_rank` that started.
     """
@@ -78,14 +85,17 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
     pools = measured * kv_bytes_per_token(model) + slot_bytes
     pool_bytes = float(np.median(pools[started]))
     predicted = (pool_bytes - slot_bytes) / kv_bytes_per_token(model)
-    fits = predicted >= model.max_model_len
+    verdicts = np.select(
+        [predicted <= 0, predicted < model.max_model_len], ["no_memory", "kv_smaller_than_max_len"], "fits"
+    )
+    seen = np.array([LAUNCH_VERDICTS[row["error"]] if not row["kv_tokens"] else "fits" for row in rows])
     return MemoryFit(
         fitted=Fitted(
             law=MemoryLaw(pool_bytes=pool_bytes),
             standard_errors={"memory.pool_bytes": float(pools[started].std(ddof=1) / started.sum() ** 0.5)},
             error_pct=mape_pct(predicted, measured) or 0.0,
         ),
-        verdict_accuracy=float(np.mean(fits == started)),
+        verdict_accuracy=float(np.mean(verdicts == seen)),
         max_known_rank=int(rank[started].max()),
     )
 

@@ -367,6 +367,49 @@ def test_the_least_recently_used_idle_adapter_makes_room():
     assert run_kernel(from_disk).totals["NUM_LOADS_DISK"] == 5
 
 
+def full_slots(newcomer, leaver):
+    """Four slots held by long answers but for one; another adapter enters when that one's answer ends."""
+    holders = [row for row in range(6) if row != newcomer][:4]
+    holders = sorted({*holders[:3], leaver}) if leaver not in holders else holders
+    return Scenario(
+        arrival_ns=(0,) * 5,
+        adapter_of=(*holders, newcomer),
+        prompt_tokens=(1,) * 5,
+        output_tokens=tuple(2 if row == leaver else 9 for row in (*holders, newcomer)),
+        cpu_load_ns=(1000,) * 6,
+        disk_load_ns=(0,) * 6,
+        max_loras=4,
+        max_cpu_loras=6,
+    )
+
+
+def test_with_all_slots_taken_a_newcomer_ahead_of_the_leaver_reloads_all_between():
+    # Touched in order: 0 takes the slot of 1, 1 that of 2, 2 that of 3, 3 that of 4, which has left.
+    assert run_kernel(full_slots(newcomer=0, leaver=4)).totals["NUM_LOADS_CPU"] == 4 + 4
+    assert run_kernel(full_slots(newcomer=0, leaver=2)).totals["NUM_LOADS_CPU"] == 4 + 2
+
+
+def test_a_newcomer_behind_the_leaver_takes_its_slot():
+    assert run_kernel(full_slots(newcomer=4, leaver=0)).totals["NUM_LOADS_CPU"] == 4 + 1
+
+
+def test_with_an_idle_adapter_in_a_slot_a_newcomer_reloads_nobody():
+    scenario = full_slots(newcomer=0, leaver=4)
+    later = replace(scenario, arrival_ns=(0, 0, 0, 0, 4 * 10**7))
+    assert later.output_tokens[:4] == (9, 9, 9, 2)
+    assert run_kernel(later).totals["NUM_LOADS_CPU"] == 4 + 1
+
+
+@property_of_the_engine
+@given(scenarios())
+def test_every_adapter_of_the_batch_is_in_a_slot_when_its_step_runs(scenario):
+    oracle = Oracle(scenario)
+    oracle.run()
+    for step in oracle.steps:
+        assert step.adapters <= step.resident
+        assert len(step.resident) <= scenario.max_loras
+
+
 def test_adapters_of_one_step_are_loaded_one_after_another():
     together = Scenario(
         arrival_ns=(0, 0),

@@ -16,6 +16,7 @@ from twin.memory import (
     kv_tokens,
     lora_bytes_per_rank,
     lora_bytes_per_slot,
+    memory_verdict,
     required_kv_tokens,
 )
 
@@ -49,6 +50,18 @@ def test_slots_and_kv_cache_share_the_pool_to_the_last_block(made_up, max_loras,
     left_bytes = made_up.memory.pool_bytes - slots_bytes - tokens * kv_bytes_per_token(SHAPE)
     assert left_bytes < block_bytes
     assert left_bytes >= 0 or tokens == 0
+
+
+@law_of_memory
+@given(pools, slots, st.none() | st.integers(2, 100_000))
+def test_a_launch_fails_for_one_of_two_reasons(made_up, max_loras, max_model_len):
+    flags = server(max_loras=max_loras, max_model_len=max_model_len)
+    available = kv_tokens(made_up, max_loras, flags.max_lora_rank)
+    verdict = memory_verdict(made_up, flags)
+    assert (verdict == "fits") == fits_in_memory(made_up, flags)
+    assert (verdict == "no_memory") == (available == 0)
+    if verdict == "kv_smaller_than_max_len":
+        assert memory_verdict(made_up, server(max_loras=max_loras, max_model_len=available)) == "fits"
 
 
 @law_of_memory

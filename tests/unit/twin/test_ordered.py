@@ -29,6 +29,9 @@ def test_a_sorted_set_knows_its_smallest_member(steps):
             ordered.sorted_discard(levels, item)
             members.remove(item)
         assert ordered.sorted_first(levels) == min(members, default=-1)
+        for start in (0, item, item + 1, LAST):
+            following = min((member for member in members if member >= start), default=-1)
+            assert ordered.sorted_from(levels, start) == following
     for item in sorted(members):
         assert ordered.sorted_first(levels) == item
         ordered.sorted_discard(levels, item)

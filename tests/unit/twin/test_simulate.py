@@ -305,4 +305,4 @@ def test_a_server_without_kv_blocks_is_refused():
     with pytest.raises(InvalidInputError) as refusal:
         report(known=calibration(memory=MemoryLaw(pool_bytes=0.0)))
     assert refusal.value.field == "max_loras"
-    assert "leaves 0 KV tokens" in refusal.value.message
+    assert "leaves no memory for a KV cache" in refusal.value.message
