@@ -45,7 +45,7 @@ def test_an_adapter_that_others_keep_out_of_the_slots_starves_for_slots():
     assert made.binding_constraint == "slots"
     assert made.adapters.starving.tolist() == [False, True, True]
     assert causes(made) == {"slots"}
-    assert made.adapters.mean_wait_ms[0] < 0.1 * made.adapters.mean_wait_ms[1:].min()
+    assert made.adapters.mean_wait_ms[0] < 0.25 * made.adapters.mean_wait_ms[1:].min()
     assert made.adapters.slots_wait_share[1:].min() > 0.9
 
 
