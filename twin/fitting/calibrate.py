@@ -14,7 +14,7 @@ from twin.domain import Calibration, FrontEndLaw, StepLaw
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
 from twin.fitting.microbenchmarks import microbenchmark_observations
-from twin.fitting.step import match_runs, observations_of, solve
+from twin.fitting.step import match_runs, observations_of, residuals_by_kind, solve
 from twin.fitting.tables import read_rows
 from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE, client_of, read_runs
 from twin.shapes import KNOWN_SHAPES
@@ -164,6 +164,8 @@ def _fit_step(
         step = solve(observations)
         calibration = replace(calibration, step=step.law)
         report(f"{calibration.base_model}: step {step.error_pct:.2f} % of {len(observations)} times")
+        for kind, (count, error_pct, bias_pct) in residuals_by_kind(observations, step.law).items():
+            report(f"  {kind}: {count} times, off by {error_pct:.2f} %, {bias_pct:+.2f} % on average")
     assert step is not None, "there is at least one round"
     return step, observations
 

@@ -40,7 +40,7 @@ def microbenchmark_observations(directory: Path, base_model: str) -> list[StepOb
         if decodes_only and not prefills_only:
             observation = _of_decodes(row)
         elif prefills_only and _number(row["steps"]) >= MIN_STEPS:
-            observation = _observation(row["step_ms_p50"], ONE_PROMPT_LEFT, TOKEN_BUDGET - 1, 0.0, 0.0, 0, 8)
+            observation = _observation(row["step_ms_p50"], (ONE_PROMPT_LEFT, TOKEN_BUDGET - 1, 0.0, 0.0))
         else:
             observation = None
         if observation is not None:
@@ -54,27 +54,29 @@ def _of_decodes(row: dict[str, str]) -> StepObservation | None:
     batch = float(row["max_num_seqs"])
     context_tokens = batch * (float(row["in_len"]) + 0.5 * float(row["out_len"]))
     if _number(row["adapters"]) == 0:
-        return _observation(row["median_itl_ms"], batch, 0.0, context_tokens, 0.0, 0, 8)
+        return _observation(row["median_itl_ms"], (batch, 0.0, context_tokens, 0.0))
     in_batch = row["adapters_in_batch_mean"] or row["expected_unique_uniform"]
     slots, rank = int(float(row["max_loras"])), int(float(row["rank"]))
-    return _observation(row["median_itl_ms"], batch, 0.0, context_tokens, _number(in_batch), slots, rank)
+    state = (batch, 0.0, context_tokens, _number(in_batch))
+    return _observation(row["median_itl_ms"], state, max_loras=slots, max_lora_rank=rank)
 
 
-def _observation(  # noqa: PLR0913, PLR0917 (a time, and the state of a step as the law takes it)
+def _observation(
     measured_ms: str,
-    decodes: float,
-    prefill_tokens: float,
-    context_tokens: float,
-    adapters: float,
-    max_loras: int,
-    max_lora_rank: int,
+    state: tuple[float, float, float, float],
+    *,
+    max_loras: int = 0,
+    max_lora_rank: int = 8,
 ) -> StepObservation | None:
+    """Return a time with its step: decodes, prompt tokens, context tokens, adapters."""
     if not _number(measured_ms) > 0:
         return None
-    state = np.array([[decodes, prefill_tokens, context_tokens, adapters]])
+    _, prefill_tokens, _, adapters = state
+    kind = "prefills" if prefill_tokens else "decodes with adapters" if adapters else "decodes"
     return StepObservation(
+        kind=f"micro-benchmark, {kind}",
         group="",
-        terms=step_terms(state, max_lora_rank, max_loras)[0],
+        terms=step_terms(np.array([state]), max_lora_rank, max_loras)[0],
         step_ms=float(measured_ms),
         weight=BENCHMARK_WEIGHT,
     )

@@ -63,6 +63,8 @@ class StepObservation:
 
     Attributes
     ----------
+    kind
+        What was measured: a regime of long runs, their median steps, or a micro-benchmark.
     group
         Workload group of the long run; empty for a micro-benchmark.
     terms
@@ -73,6 +75,7 @@ class StepObservation:
         In the least squares.
     """
 
+    kind: str
     group: str
     terms: NDArray[np.float64]
     step_ms: float
@@ -151,10 +154,16 @@ def observations_of(matched: Sequence[MatchedRun], law: StepLaw) -> list[StepObs
             continue
         law_ms = one.factor * (terms @ step_coefficients(law))
         mean_terms, mean_ms = tokens @ terms / tokens.sum(), float(tokens @ law_ms / tokens.sum())
-        observations.append(
-            StepObservation(group=run.group, terms=mean_terms, step_ms=mean_ms, weight=RUN_WEIGHT)
-        )
         starved = run.is_starved(outcome.throughput_tok_s)
+        observations.append(
+            StepObservation(
+                kind=f"starved, bound by {one.report.binding_constraint}" if starved else "not starved",
+                group=run.group,
+                terms=mean_terms,
+                step_ms=mean_ms,
+                weight=RUN_WEIGHT,
+            )
+        )
         if not starved and outcome.itl_median_ms > PROMPT_CLIENT_MS:
             near, rest_ms = _around_the_median(tokens, samples, law_ms)
             median_terms = tokens[near] @ terms[near] / tokens[near].sum()
@@ -162,7 +171,11 @@ def observations_of(matched: Sequence[MatchedRun], law: StepLaw) -> list[StepObs
             if step_ms > 0:
                 observations.append(
                     StepObservation(
-                        group=run.group, terms=median_terms, step_ms=step_ms, weight=MEDIAN_WEIGHT
+                        kind="not starved, median step",
+                        group=run.group,
+                        terms=median_terms,
+                        step_ms=step_ms,
+                        weight=MEDIAN_WEIGHT,
                     )
                 )
     return observations
@@ -208,6 +221,20 @@ def solve(observations: Sequence[StepObservation]) -> Fitted[StepLaw]:
         standard_errors={f"step.{term}": error for term, error in zip(STEP_TERMS, errors, strict=True)},
         error_pct=float(100 * np.average(np.abs(residuals), weights=given)),
     )
+
+
+def residuals_by_kind(
+    observations: Sequence[StepObservation], law: StepLaw
+) -> dict[str, tuple[int, float, float]]:
+    """Return, for each kind, how many times were measured, their mean absolute and mean error, in %."""
+    errors: dict[str, list[float]] = {}
+    for one in observations:
+        error = float(one.terms @ step_coefficients(law)) / one.step_ms - 1.0
+        errors.setdefault(one.kind, []).append(100.0 * error)
+    return {
+        kind: (len(values), float(np.mean(np.abs(values))), float(np.mean(values)))
+        for kind, values in sorted(errors.items())
+    }
 
 
 def _errors_of_positive_terms(

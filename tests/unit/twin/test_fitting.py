@@ -11,7 +11,7 @@ from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
 from twin.fitting.microbenchmarks import microbenchmark_observations
-from twin.fitting.step import StepObservation, match_runs, observations_of, solve
+from twin.fitting.step import StepObservation, match_runs, observations_of, residuals_by_kind, solve
 from twin.kernels.latency import FAR_QUEUE, step_ms
 from twin.latency import STEP_TERMS, scheduler_coefficients, step_coefficients
 from twin.measured import read_runs
@@ -136,7 +136,7 @@ def observed_steps(law, *, count=60, outliers=0):
     step_ms = terms @ step_coefficients(law)
     step_ms[:outliers] *= 2.0
     return [
-        StepObservation(group="", terms=row, step_ms=one_ms, weight=1.0)
+        StepObservation(kind="made up", group="", terms=row, step_ms=one_ms, weight=1.0)
         for row, one_ms in zip(terms, step_ms, strict=True)
     ]
 
@@ -150,6 +150,14 @@ def test_the_step_law_is_found_again_from_the_steps_it_made():
 def test_a_few_wild_steps_do_not_move_the_step_law_much():
     fitted = solve(observed_steps(STEP, count=200, outliers=4))
     assert fitted.law.base_ms == pytest.approx(STEP.base_ms, rel=0.2)
+
+
+def test_residuals_are_told_by_kind():
+    steps = observed_steps(STEP)
+    slow = [replace(one, kind="slow", step_ms=one.step_ms / 0.8) for one in steps[:10]]
+    told = residuals_by_kind([*steps, *slow], STEP)
+    assert told["made up"] == (60, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
+    assert told["slow"] == (10, pytest.approx(20), pytest.approx(-20))
 
 
 @pytest.mark.parametrize("hidden", STEP_TERMS[1:])
