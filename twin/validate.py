@@ -83,13 +83,13 @@ def predict_run(run: MeasuredRun, calibration: Calibration) -> Prediction:
         throughput_tok_s=report.throughput_tok_s,
         itl_ms=seen.itl_ms,
         ttft_ms=seen.ttft_ms,
-        ttft_incl_unfinished_ms=_ttft_with_requests_held_back_ms(run, report, seen),
+        ttft_incl_unfinished_ms=held_back_ttft_ms(run, report, seen),
         binding_constraint=report.binding_constraint,
         wall_s=time.perf_counter() - start,
     )
 
 
-def _ttft_with_requests_held_back_ms(run: MeasuredRun, report: SimulationReport, seen: ClientView) -> float:
+def held_back_ttft_ms(run: MeasuredRun, report: SimulationReport, seen: ClientView) -> float:
     """Count requests that the client could not send for want of ports as unfinished, as measured."""
     limit = client_of(run).max_unfinished_requests
     num_unfinished = report.num_requests_sent - report.num_requests_completed

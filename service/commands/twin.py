@@ -126,6 +126,9 @@ def validate(
         list[str] | None, typer.Option(help="Ids or files; the shipped ones if absent.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown to write, with plots beside it.")] = None,
+    noise_floor: Annotated[  # noqa: FBT002
+        bool, typer.Option("--noise-floor", help="Also compare the twin with another draw of itself.")
+    ] = False,
     intervals: Annotated[
         int | None, typer.Option(min=3, help="Draws of each run, to see whether predicted intervals hold.")
     ] = None,
@@ -139,10 +142,14 @@ def validate(
     known = _calibrations_for(measured, calibration)
     predictions = predict_runs(measured, lambda run: known[run.model])
     document = summary(predictions, measured)
+    threads = os.cpu_count() or 1
+    if noise_floor:
+        from twin.noise import noise_floor as floor_of  # noqa: PLC0415
+
+        document["noise_floor"] = {"by_model": floor_of(predictions, known, threads=threads)}
     if intervals is not None:
         from twin.coverage import coverage, predict_intervals  # noqa: PLC0415
 
-        threads = os.cpu_count() or 1
         drawn = predict_intervals(measured, known, num_draws=intervals, threads=threads)
         document["intervals"] = coverage(drawn)
     if report is not None:
