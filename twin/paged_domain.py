@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twin.domain import MAX_FLAG, MAX_RANK, MAX_TOKENS, _require, _require_integer, _require_law
+from twin.checks import require, require_integer, require_law
+from twin.domain import MAX_FLAG, MAX_RANK
+from twin.traffic import MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,14 +55,14 @@ class PagedServerConfig:
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _require_integer("max_total_token_num", self.max_total_token_num, 2, MAX_POOL_TOKENS)
-        _require_integer("running_max_req_size", self.running_max_req_size, 1, MAX_FLAG)
-        _require_integer("max_req_total_len", self.max_req_total_len, 2, MAX_TOKENS)
-        _require_integer("max_wait_tokens", self.max_wait_tokens, 1, MAX_FLAG)
+        require_integer("max_total_token_num", self.max_total_token_num, 2, MAX_POOL_TOKENS)
+        require_integer("running_max_req_size", self.running_max_req_size, 1, MAX_FLAG)
+        require_integer("max_req_total_len", self.max_req_total_len, 2, MAX_TOKENS)
+        require_integer("max_wait_tokens", self.max_wait_tokens, 1, MAX_FLAG)
         if self.batch_max_tokens is not None:
-            _require_integer("batch_max_tokens", self.batch_max_tokens, self.max_req_total_len)
+            require_integer("batch_max_tokens", self.batch_max_tokens, self.max_req_total_len)
         if self.max_new_tokens is not None:
-            _require_integer("max_new_tokens", self.max_new_tokens, 1, self.max_req_total_len - 1)
+            require_integer("max_new_tokens", self.max_new_tokens, 1, self.max_req_total_len - 1)
 
     @property
     def prefill_budget_tokens(self) -> int:
@@ -100,11 +102,11 @@ class PagedStepLaw:
     prefill_rank_ms: float
 
     def __post_init__(self) -> None:
-        _require_law(self, "step")
+        require_law(self, "step")
         shortest_ms = 0.001
         for name in ("decode_base_ms", "prefill_base_ms"):
             value = getattr(self, name)
-            _require(value >= shortest_ms, f"step.{name}", f"must be >= {shortest_ms}, got {value!r}")
+            require(value >= shortest_ms, f"step.{name}", f"must be >= {shortest_ms}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ class PagedLoadLaw:
     load_rank_ms: float
 
     def __post_init__(self) -> None:
-        _require_law(self, "load")
+        require_law(self, "load")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +163,12 @@ class PagedCalibration:
     def __post_init__(self) -> None:
         for name in ("gpu_type", "base_model", "engine_version"):
             value = getattr(self, name)
-            _require(bool(value) and "/" not in value, name, f"must be a name without '/', got {value!r}")
-        _require_integer("pool_tokens", self.pool_tokens, 2, MAX_POOL_TOKENS)
-        _require_integer("adapter_tokens_per_rank", self.adapter_tokens_per_rank, 1, MAX_TOKENS)
+            require(bool(value) and "/" not in value, name, f"must be a name without '/', got {value!r}")
+        require_integer("pool_tokens", self.pool_tokens, 2, MAX_POOL_TOKENS)
+        require_integer("adapter_tokens_per_rank", self.adapter_tokens_per_rank, 1, MAX_TOKENS)
         ratio = self.generated_over_requested
-        _require(0 < ratio <= 1, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
-        _require_integer("max_known_rank", self.max_known_rank, 1, MAX_RANK)
+        require(0 < ratio <= 1, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
+        require_integer("max_known_rank", self.max_known_rank, 1, MAX_RANK)
 
     @property
     def calibration_id(self) -> str:

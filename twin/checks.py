@@ -1,0 +1,30 @@
+"""Checks that values make of themselves: each error names the field and the value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from twin.errors import InvalidInputError
+
+
+def require(condition: bool, name: str, message: str) -> None:  # noqa: FBT001 (an assertion's shape)
+    """Raise `InvalidInputError` where the condition does not hold."""
+    if not condition:
+        raise InvalidInputError(name, message)
+
+
+def require_integer(name: str, value: int, minimum: int, maximum: float = math.inf) -> None:
+    """Raise `InvalidInputError` for what is no integer in the range."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    require(is_integer and value >= minimum, name, f"must be an integer >= {minimum}, got {value!r}")
+    require(value <= maximum, name, f"must be <= {maximum}, got {value!r}")
+
+
+def require_law(law: object, prefix: str) -> None:
+    """Refuse a coefficient that is negative or not finite: no cost law of a server has one."""
+    for name in law.__slots__:  # type: ignore[attr-defined]
+        value = getattr(law, name)
+        ok = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+        require(ok, f"{prefix}.{name}", f"must be finite and >= 0, got {value!r}")
