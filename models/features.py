@@ -15,8 +15,8 @@ that computes it is `models.kernels.features`; formulas use its words:
 - `capacity = B_max (1 + in/out) / step(B_max - 1)`, and B at a given load is Little's law,
   `B = min(B_max, sum(rate out) step(B))`.
 
-- `tau_s`: tau where slots suffice; else, for `share = min(max_loras / active, 1)`, the step of `max_loras` adapters
-  with the batch that the share asks for, found in two rounds from share x B;
+- `tau_s`: tau where slots suffice; else, for `share = min(max_loras / active, 1)`, the step of `max_loras`
+  adapters with the batch that the share asks for, found in two rounds from share x B;
 - `others = (active(tau_s / 4) - active(tau_s / 8)) / (tau_s / 8) / sum(rate out)`: the tokens of those that
   yield their slots.
 
