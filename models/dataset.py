@@ -9,32 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.active import choose, design_features, weights
 from models.errors import DatasetError
 from models.features import NUM_AGGREGATES, NUM_FEATURES, aggregate, calibration_vector
 from models.kernels.features import fill_features
-from models.scenarios import scenario
+from models.scenarios import GROUP_SIZE, MAX_ADAPTERS, scenario
+from models.training import examples_of
 from twin.batch import map_tasks
 from twin.calibration import calibration_from_json, calibration_to_json
 from twin.simulate import TWIN_VERSION, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from twin.domain import Calibration
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"loadmaster"
 ROWS_A_TASK = 16
+ROWS_A_PART = 1024
+ACTIVE_ROUNDS = 2
+CANDIDATES_A_ROW = 4
+"""Scenarios looked at for each row that an active round simulates."""
 
 OUTCOMES: tuple[str, ...] = (
     "throughput_tok_s",
@@ -51,6 +56,62 @@ COLUMNS: tuple[str, ...] = (*FLAGS, *OUTCOMES, *(f"aggregate_{k:02d}" for k in r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """Which scenarios a data set holds.
+
+    Attributes
+    ----------
+    num_rows
+        Simulated servers.
+    seed, max_adapters
+        See `models.scenarios.scenario`.
+    active_share
+        Share of the rows that are chosen by what earlier rows taught (`models.active`), in
+        `ACTIVE_ROUNDS` rounds; the others are the design's first rows.
+    """
+
+    num_rows: int
+    seed: int = 0
+    max_adapters: int = MAX_ADAPTERS
+    active_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_rows", "max_adapters"):
+            if getattr(self, name) < 1:
+                raise DatasetError(f"{name}: must be >= 1, got {getattr(self, name)!r}")
+        if self.seed < 0:
+            raise DatasetError(f"seed: must be >= 0, got {self.seed!r}")
+        if not 0.0 <= self.active_share < 1.0:
+            raise DatasetError(f"active_share: must be in [0, 1), got {self.active_share!r}")
+
+    @property
+    def num_first(self) -> int:
+        """Rows before the active ones, whole groups where there are active ones."""
+        if self.active_share == 0.0:
+            return self.num_rows
+        groups = round(self.num_rows * (1.0 - self.active_share) / GROUP_SIZE)
+        return min(max(groups, 1) * GROUP_SIZE, self.num_rows)
+
+    def rounds(self) -> list[tuple[range, int]]:
+        """Return candidates and the number to choose among them, for each active round."""
+        left = self.num_rows - self.num_first
+        first, found = self.num_first, []
+        for number in range(ACTIVE_ROUNDS, 0, -1):
+            count = left // number
+            left -= count
+            if count:
+                found.append((range(first, first + CANDIDATES_A_ROW * count), count))
+                first += CANDIDATES_A_ROW * count
+        return found
+
+    @property
+    def next_row(self) -> int:
+        """First row, at the start of a group, that this design never looks at."""
+        used = max([self.num_first, *(rows.stop for rows, _ in self.rounds())])
+        return -(-used // GROUP_SIZE) * GROUP_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOrigin:
     """Where a data set came from; together with the code it determines every byte.
 
@@ -60,16 +121,14 @@ class DatasetOrigin:
         The calibration, and the hash of its JSON.
     twin_version
         `twin.simulate.TWIN_VERSION`.
-    seed, num_rows, max_adapters
-        Of the design.
+    design
+        Of the scenarios.
     """
 
     calibration_id: str
     calibration_sha256: str
     twin_version: str
-    seed: int
-    num_rows: int
-    max_adapters: int
+    design: Design
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,23 +184,25 @@ def calibration_sha256(calibration: Calibration) -> str:
 
 def generate(
     calibration: Calibration,
+    design: Design,
     *,
-    num_rows: int,
-    seed: int = 0,
-    max_adapters: int = 1000,
     num_workers: int | None = None,
+    parts: str | Path | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Dataset:
-    """Simulate the first `num_rows` scenarios of a seed's design.
+    """Simulate the scenarios of a design.
 
     Parameters
     ----------
     calibration
         The server to simulate.
-    num_rows, seed, max_adapters
-        See `models.scenarios.scenario`.
+    design
+        Which scenarios.
     num_workers
         Processes; None takes one a core, 1 stays in this process.
+    parts
+        Directory that keeps finished parts, so that a call that was killed goes on where it was; parts
+        of another data set in it are made anew. None keeps none.
     on_rows
         Called with the number of rows just finished.
     """
@@ -149,21 +210,91 @@ def generate(
         calibration_id=calibration.calibration_id,
         calibration_sha256=calibration_sha256(calibration),
         twin_version=TWIN_VERSION,
-        seed=seed,
-        num_rows=num_rows,
-        max_adapters=max_adapters,
+        design=design,
     )
-    task = partial(_simulate_rows, calibration_to_json(calibration), seed, max_adapters)
-    tasks = [range(first, min(first + ROWS_A_TASK, num_rows)) for first in range(0, num_rows, ROWS_A_TASK)]
-    done: list[list[list[float]]] = []
-    for rows in map_tasks(task, tasks, num_workers):
-        done.append(rows)
-        if on_rows is not None:
-            on_rows(len(rows))
-    return Dataset(origin=origin, columns=np.array(list(chain.from_iterable(done)), dtype=np.float64))
+    run = _Run(origin, calibration_to_json(calibration), num_workers, parts, on_rows)
+    dataset = Dataset(origin=origin, columns=run.rows(np.arange(design.num_first)))
+    for number, (candidates, count) in enumerate(design.rounds()):
+        chosen = _most_telling(dataset, calibration, candidates, count, seed=design.seed + number)
+        columns = np.concatenate([dataset.columns, run.rows(chosen)])
+        dataset = Dataset(origin=origin, columns=columns)
+    return dataset
 
 
-def _simulate_rows(calibration_json: str, seed: int, max_adapters: int, rows: range) -> list[list[float]]:
+def _most_telling(
+    dataset: Dataset, calibration: Calibration, candidates: range, count: int, *, seed: int
+) -> NDArray[np.int64]:
+    """Return the design's rows that an active round runs."""
+    design = dataset.origin.design
+    rows, physics = design_features(calibration, design.seed, design.max_adapters, candidates)
+    weight = weights(examples_of(dataset, calibration), rows, physics, seed)
+    return candidates.start + choose(weight, count, seed)
+
+
+class _Run:
+    """The simulations of one data set, part after part."""
+
+    def __init__(
+        self,
+        origin: DatasetOrigin,
+        calibration_json: str,
+        num_workers: int | None,
+        parts: str | Path | None,
+        on_rows: Callable[[int], None] | None,
+    ) -> None:
+        design = origin.design
+        self.origin = origin
+        self.task = partial(_simulate_rows, calibration_json, design.seed, design.max_adapters)
+        self.num_workers = num_workers
+        self.parts = None if parts is None else Path(parts)
+        self.on_rows = on_rows or (lambda _: None)
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the columns of these rows of the design, from finished parts where there are any."""
+        wanted = [numbers[first : first + ROWS_A_PART] for first in range(0, len(numbers), ROWS_A_PART)]
+        found = [self._finished(part) for part in wanted]
+        missing = [part for part, columns in zip(wanted, found, strict=True) if columns is None]
+        tasks = [
+            part[first : first + ROWS_A_TASK].tolist()
+            for part in missing
+            for first in range(0, len(part), ROWS_A_TASK)
+        ]
+        simulated = map_tasks(self.task, tasks, self.num_workers)
+        for place, (part, columns) in enumerate(zip(wanted, found, strict=True)):
+            if columns is None:
+                found[place] = self._simulated(part, simulated)
+            else:
+                self.on_rows(len(columns))
+        return np.concatenate([columns for columns in found if columns is not None])
+
+    def _simulated(self, part: NDArray[np.int64], simulated: Iterator[list[list[float]]]) -> Any:
+        done: list[list[float]] = []
+        while len(done) < len(part):
+            rows = next(simulated)
+            done.extend(rows)
+            self.on_rows(len(rows))
+        columns = np.array(done, dtype=np.float64)
+        if self.parts is not None:
+            _write_table(self.origin, columns, self._path(part))
+        return columns
+
+    def _finished(self, part: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Return a part that an earlier call left, None where it left none that fits."""
+        if self.parts is None or not self._path(part).exists():
+            return None
+        try:
+            origin, columns = _read_table(self._path(part))
+        except DatasetError:
+            return None
+        fits = origin == self.origin and np.array_equal(columns[:, COLUMNS.index("row")], part)
+        return columns if fits else None
+
+    def _path(self, part: NDArray[np.int64]) -> Path:
+        assert self.parts is not None, "asked for where parts are kept only"
+        return self.parts / f"rows-{part[0]:08d}.parquet"
+
+
+def _simulate_rows(calibration_json: str, seed: int, max_adapters: int, rows: list[int]) -> list[list[float]]:
     calibration = calibration_from_json(calibration_json)
     return [_simulate_row(calibration, seed, max_adapters, row) for row in rows]
 
@@ -188,14 +319,17 @@ def _simulate_row(calibration: Calibration, seed: int, max_adapters: int, row: i
 
 def write_parquet(dataset: Dataset, path: str | Path) -> None:
     """Write the data set; the same data set gives the same bytes."""
+    _write_table(dataset.origin, dataset.columns, Path(path))
+
+
+def _write_table(origin: DatasetOrigin, columns: NDArray[np.float64], target: Path) -> None:
     import pyarrow as pa  # noqa: PLC0415 (heavy, and the API process reads no data set)
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     table = pa.table(
-        {name: dataset[name] for name in COLUMNS},
-        metadata={METADATA_KEY: json.dumps(_to_json(dataset.origin), sort_keys=True).encode()},
+        {name: columns[:, place] for place, name in enumerate(COLUMNS)},
+        metadata={METADATA_KEY: json.dumps(_to_json(origin), sort_keys=True).encode()},
     )
-    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial_path = target.with_name(target.name + ".part")
     pq.write_table(table, partial_path, compression="zstd")
@@ -210,6 +344,13 @@ def read_parquet(path: str | Path) -> Dataset:
     DatasetError
         For a file that is none, of another schema, with other columns, or cut short.
     """
+    origin, columns = _read_table(path)
+    if len(columns) != origin.design.num_rows:
+        raise DatasetError(f"{path}: has {len(columns)} rows, its origin says {origin.design.num_rows}")
+    return Dataset(origin=origin, columns=columns)
+
+
+def _read_table(path: str | Path) -> tuple[DatasetOrigin, NDArray[np.float64]]:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -220,24 +361,20 @@ def read_parquet(path: str | Path) -> Dataset:
     origin = _origin_from_json((table.schema.metadata or {}).get(METADATA_KEY, b""), path)
     if tuple(table.column_names) != COLUMNS:
         raise DatasetError(f"{path}: its columns are not those of this version")
-    columns = np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1).astype(np.float64)
-    if len(columns) != origin.num_rows:
-        raise DatasetError(f"{path}: has {len(columns)} rows, its origin says {origin.num_rows}")
-    return Dataset(origin=origin, columns=columns)
+    return origin, np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1).astype(np.float64)
 
 
 def _to_json(origin: DatasetOrigin) -> dict[str, Any]:
-    fields = {name: getattr(origin, name) for name in DatasetOrigin.__slots__}
-    return {"schema_version": SCHEMA_VERSION, **fields}
+    return {"schema_version": SCHEMA_VERSION, **asdict(origin)}
 
 
 def _origin_from_json(text: bytes, path: str | Path) -> DatasetOrigin:
     try:
         document = json.loads(text)
         version = document.pop("schema_version")
-        origin = DatasetOrigin(**document)
+        if version != SCHEMA_VERSION:
+            raise DatasetError(f"{path}: has schema version {version!r}, this code reads {SCHEMA_VERSION}")
+        design = Design(**document.pop("design"))
+        return DatasetOrigin(**document, design=design)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: is not a data set of twin runs") from error
-    if version != SCHEMA_VERSION:
-        raise DatasetError(f"{path}: has schema version {version!r}, this code reads {SCHEMA_VERSION}")
-    return origin

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from models.features import aggregate, features_of
-from twin.measured import COUNTING_CLIENT, server_of, workload_of
+from twin.measured import client_of, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.validate import Prediction, baseline_predictions, figures
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 CLIENT_HALVINGS = 12
 """Steps of the search for the rate at which a client with bounded open requests settles."""
-
-
-_MAX_UNFINISHED = float(COUNTING_CLIENT.max_unfinished_requests or "inf")
 
 
 class Served(NamedTuple):
@@ -83,34 +80,44 @@ def predict_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration
 
     The client holds a limited number of requests open; beyond that it sends only as fast as they end.
     Where the number of requests sent is not known, the rates are scaled down until the requests left
-    over fit that limit.
+    over fit that limit; those that the client could not send count as unfinished, as measured. Latencies
+    are the server's: what the API server adds to them needs more than a surrogate tells.
     """
     server = server_of(run)
     if not fits_in_memory(calibration, server):
         return Prediction(run=run, fits=False)
     if not run.rates_rps:
         return Prediction(run=run, fits=True)
-    workload = workload_of(run, calibration, seed=0)
-    served = predictor.predict(workload, server)
-    if run.sent_requests is None and _unfinished(served, workload, run) > _MAX_UNFINISHED:
-        low, high = 0.0, 1.0
-        for _ in range(CLIENT_HALVINGS):
-            middle = 0.5 * (low + high)
-            slowed = replace(workload, rate_rps=workload.rate_rps * middle)
-            served = predictor.predict(slowed, server)
-            if _unfinished(served, slowed, run) > _MAX_UNFINISHED:
-                high = middle
-            else:
-                low = middle
-    share = served.served_fraction
+    served, sent_share = _settled(predictor, workload_of(run, calibration, seed=0), server, run)
+    share = served.served_fraction * sent_share
     return Prediction(
         run=run,
         fits=True,
-        throughput_tok_s=share * served.offered_tok_s,
+        throughput_tok_s=served.served_fraction * served.offered_tok_s,
         itl_ms=served.itl_ms,
         ttft_ms=served.ttft_ms,
         ttft_incl_unfinished_ms=share * served.ttft_ms + (1.0 - share) * 1e3 * run.duration_s,
     )
+
+
+def _settled(
+    predictor: Predictor, workload: Workload, server: ServerConfig, run: MeasuredRun
+) -> tuple[Served, float]:
+    """Return the answer at the rates that the run's client can keep up, and their share of its own."""
+    limit = client_of(run).max_unfinished_requests
+    served = predictor.predict(workload, server)
+    if limit is None or run.sent_requests is not None or _unfinished(served, workload, run) <= limit:
+        return served, 1.0
+    low, middle, high = 0.0, 1.0, 1.0
+    for _ in range(CLIENT_HALVINGS):
+        middle = 0.5 * (low + high)
+        slowed = replace(workload, rate_rps=workload.rate_rps * middle)
+        served = predictor.predict(slowed, server)
+        if _unfinished(served, slowed, run) > limit:
+            high = middle
+        else:
+            low = middle
+    return served, middle
 
 
 def _unfinished(served: Served, workload: Workload, run: MeasuredRun) -> float:

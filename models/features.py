@@ -15,7 +15,13 @@ that computes it is `models.kernels.features`; formulas use its words:
 - `capacity = B_max (1 + in/out) / step(B_max - 1)`, and B at a given load is Little's law,
   `B = min(B_max, sum(rate out) step(B))`.
 
-The physical estimates that trees correct: served fraction `min(1, 1/rho) - residence_share`, ITL
+- `tau_s`: tau where slots suffice; else, for `share = min(max_loras / active, 1)`, the step of `max_loras`
+  adapters with the batch that the share asks for, found in two rounds from share x B;
+- `others = (active(tau_s / 4) - active(tau_s / 8)) / (tau_s / 8) / sum(rate out)`: the tokens of those that
+  yield their slots.
+
+The physical estimates that trees correct: served fraction `min(min(1, 1/rho) - residence_share,
+served_by_slots)`, ITL
 `step(B)`, TTFT `1.5 step(B) + prefill of one prompt + (1 - 1/rho) horizon / 2`.
 """
 
@@ -46,12 +52,27 @@ class Feature(NamedTuple):
 
 FEATURES: tuple[Feature, ...] = (
     Feature("rho", "1", "offered_tok_s / capacity = sum(rate out) step(B_max - 1) / B_max"),
-    Feature("served_by_formula", "1", "min(1, 1/rho) - residence_share, the estimate that the tree corrects"),
+    Feature(
+        "served_by_formula",
+        "1",
+        "min(min(1, 1/rho) - residence_share, served_by_slots): what the tree corrects",
+    ),
     Feature("slots_over_active", "1", "max_loras / active(B / sum(rate out))"),
     Feature(
         "slots_over_hot",
         "1",
         "max_loras / max(sum((1 - exp(-rate out tau / 4))^2), 1e-9), tau = B / sum(rate out)",
+    ),
+    Feature(
+        "slots_over_stuck",
+        "1",
+        "max_loras / stuck, stuck = max(active(tau_s) / 20, sum((1 - exp(-rate out tau_s / 4))^4))",
+    ),
+    Feature(
+        "served_by_slots",
+        "1",
+        "1 where active(step) <= max_loras, else min(max_loras / stuck, 1) (1 - others) + others x "
+        "min((max_loras - stuck)+ / (active(tau_s) - stuck) / 0.2, 1)",
     ),
     Feature("slots_over_count", "1", "max_loras / num_adapters"),
     Feature("kv_pressure", "1", "max(B, rho B_max) context / KV"),

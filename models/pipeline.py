@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.active import design_features
 from models.artifact import Provenance, save
 from models.dataset import calibration_sha256
 from models.distillation import MAX_LEAVES, distil
 from models.errors import DatasetError
-from models.features import NUM_FEATURES, aggregate, calibration_vector, features_of
+from models.features import NUM_FEATURES, calibration_vector
 from models.figures import figures, physics_factors, student_factors
-from models.scenarios import GROUP_SIZE, scenario
+from models.scenarios import GROUP_SIZE
 from models.surrogate import Surrogate
 from models.training import examples_of, fit_teacher, split
 from twin.batch import map_tasks
@@ -78,7 +79,9 @@ def train(
         raise DatasetError(
             f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
         )
-    known, held_out = split(examples_of(dataset, calibration), seed)
+    known, held_out = split(
+        examples_of(dataset, calibration), seed, dataset.origin.design.num_first // GROUP_SIZE
+    )
     teacher = fit_teacher(known, seed, num_workers)
     num_fresh = FRESH_PER_RUN * dataset.num_rows if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
@@ -103,22 +106,16 @@ def fresh_rows(
     dataset: Dataset, calibration: Calibration, count: int, num_workers: int = 1
 ) -> NDArray[np.float32]:
     """Return features of scenarios of the data set's design that no twin ran, (count, NUM_FEATURES)."""
-    origin = dataset.origin
-    first = -(-origin.num_rows // GROUP_SIZE) * GROUP_SIZE
-    task = partial(_design_rows, calibration, origin.seed, origin.max_adapters)
+    design = dataset.origin.design
+    first = design.next_row
+    task = partial(_design_rows, calibration, design.seed, design.max_adapters)
     tasks = [range(start, min(start + 256, first + count)) for start in range(first, first + count, 256)]
     parts = list(map_tasks(task, tasks, num_workers))
     return np.concatenate(parts) if parts else np.empty((0, NUM_FEATURES), dtype=np.float32)
 
 
 def _design_rows(calibration: Calibration, seed: int, max_adapters: int, rows: range) -> NDArray[np.float32]:
-    vector = calibration_vector(calibration)
-    out = np.empty((len(rows), NUM_FEATURES), dtype=np.float32)
-    for place, row in enumerate(rows):
-        drawn = scenario(calibration, seed, row, max_adapters=max_adapters)
-        flags = drawn.server
-        out[place], _ = features_of(aggregate(drawn.workload), flags.max_loras, flags.max_lora_rank, vector)
-    return out
+    return design_features(calibration, seed, max_adapters, rows)[0]
 
 
 def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:
@@ -128,8 +125,8 @@ def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manife
         calibration_sha256=origin.calibration_sha256,
         twin_version=origin.twin_version,
         dataset_sha256=dataset.sha256,
-        dataset_rows=origin.num_rows,
-        dataset_seed=origin.seed,
+        dataset_rows=origin.design.num_rows,
+        dataset_seed=origin.design.seed,
         metrics=trained.metrics,
     )
     return save(trained.surrogate, directory, provenance, trained.teacher)

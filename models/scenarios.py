@@ -1,9 +1,9 @@
 """The scenarios that surrogates learn from: who sends what to one server, and with which flags.
 
 Rows come in groups of `GROUP_SIZE`: one mix of adapters under several slot counts and loads. Each row
-has random numbers of its own, so row `i` is the same whatever else is generated. Loads crowd around
-the two borders where starvation begins: the server's capacity (rho near 1) and the slots (as many
-adapters with a request running as slots).
+has random numbers of its own, so row `i` is the same whatever else is generated. The traits that matter
+most (adapters, lengths, skew; slots, load) fill their ranges evenly, by additive recurrences; the others
+are drawn. Loads are given as load over capacity (rho) or as slots over adapters with a request running.
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ RANKS = (8, 16, 32, 64, 128, 256, 320)
 MAX_REQUESTS = 600_000
 """A scenario that would send more in its window is drawn again: it would cost seconds to simulate."""
 
+MIN_RHO = 0.02
 MAX_RHO = 3.0
 """Highest load over capacity: what a client with a bounded number of open requests can hold up."""
+
+MAX_ADAPTERS = 2000
+SHORTEST_TOKENS, LONGEST_TOKENS = 16.0, 8000.0
+LONGEST_ANSWER_TOKENS = 3000.0
 
 MAX_DRAWS = 40
 SCALE_STEPS = 5
@@ -58,7 +63,7 @@ class Scenario:
         return self.row // GROUP_SIZE
 
 
-def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int = 1000) -> Scenario:
+def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int = MAX_ADAPTERS) -> Scenario:
     """Return row `row` of the design with this seed; same arguments, same scenario.
 
     Parameters
@@ -70,22 +75,42 @@ def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int
     max_adapters
         Adapters on the server at most.
     """
-    of_group = np.random.default_rng([seed, row // GROUP_SIZE, 0])
+    group = row // GROUP_SIZE
+    of_group = np.random.default_rng([seed, group, 0])
     of_row = np.random.default_rng([seed, row, 1])
     max_lora_rank = _draw_rank(calibration, of_group)
-    mix = _draw_mix(of_group, max_lora_rank, max_adapters)
+    mix = _draw_mix(of_group, levels(seed, group, NUM_MIX_LEVELS), max_lora_rank, max_adapters)
     simulation_seed = int(of_row.integers(2**31))
     vector = calibration_vector(calibration)
-    server, scale = _draw_server(calibration, of_row, max_lora_rank), 0.0
+    slots_level, load_level = levels(seed, row, 2)
+    server, scale = _draw_server(calibration, of_row, slots_level, max_lora_rank), 0.0
     for _ in range(MAX_DRAWS):
-        scale = _draw_scale(of_row, mix, server, vector)
+        scale = _draw_scale(of_row, load_level, mix, server, vector)
         if scale * mix.rate_rps.sum() * vector[kernel.HORIZON_S] <= MAX_REQUESTS:
             break
-        server = _draw_server(calibration, of_row, max_lora_rank)
+        slots_level, load_level = of_row.uniform(size=2)
+        server = _draw_server(calibration, of_row, slots_level, max_lora_rank)
     else:
         scale = MAX_REQUESTS / (mix.rate_rps.sum() * vector[kernel.HORIZON_S])
     workload = replace(mix, rate_rps=mix.rate_rps * scale)
     return Scenario(row=row, workload=workload, server=server, simulation_seed=simulation_seed)
+
+
+NUM_MIX_LEVELS = 4
+"""Adapters, prompt tokens, output tokens, skew."""
+
+
+def levels(seed: int, index: int, count: int) -> NDArray[np.float64]:
+    """Return point `index` of an additive recurrence that fills the unit cube evenly, (count,) float64.
+
+    Its steps are the powers of the root of ``x**(count + 1) = x + 1`` (the golden ratio for one
+    dimension), which leaves no part of the cube empty for long; the seed shifts all points alike.
+    """
+    root = 2.0
+    for _ in range(64):
+        root = (1.0 + root) ** (1.0 / (count + 1))
+    start = np.random.default_rng([seed, count, 2]).uniform(size=count)
+    return (start + (index + 1) * root ** -np.arange(1.0, count + 1)) % 1.0
 
 
 SHORT_MODEL_LEN = 16_384
@@ -98,12 +123,12 @@ ODDS = {
     "slots": {"any": 0.5, "usual": 0.5},
     "model_len": {"own": 5 / 6, "short": 1 / 6},
     "cv": {"sharegpt": 0.7, "given": 0.3},
-    "arrivals": {"poisson": 0.8, "other": 0.2},
+    "arrivals": {"poisson": 0.7, "one_law": 0.15, "own_laws": 0.15},
     "ranks": {"mixed": 0.7, "equal": 0.3},
     "shares": {"three_rates": 0.35, "zipf": 0.30, "equal": 0.15, "log_normal": 0.20},
     "lengths": {"sharegpt": 0.3, "equal": 0.3, "spread": 0.4},
-    "load": {"border": 0.40, "light": 0.25, "idle": 0.05, "over": 0.30},
-    "scarce_slots": {"capacity": 0.5, "slots": 0.5},
+    "load": {"any": 0.6, "border": 0.2, "over": 0.2},
+    "scarce_slots": {"capacity": 0.6, "slots": 0.4},
 }
 """How often each kind of each trait is drawn."""
 
@@ -114,8 +139,9 @@ def _pick(rng: Generator, trait: str) -> str:
     return kinds[int(rng.choice(len(kinds), p=list(ODDS[trait].values())))]
 
 
-def _log_uniform(rng: Generator, low: float, high: float) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+def _between(level: float, low: float, high: float) -> float:
+    """Return the value at a level in [0, 1] of a range that is even in logarithms."""
+    return float(low * (high / low) ** level)
 
 
 def _draw_rank(calibration: Calibration, rng: Generator) -> int:
@@ -123,37 +149,51 @@ def _draw_rank(calibration: Calibration, rng: Generator) -> int:
     return int(rng.choice(known))
 
 
-def _draw_server(calibration: Calibration, rng: Generator, max_lora_rank: int) -> ServerConfig:
+def _draw_server(calibration: Calibration, rng: Generator, level: float, max_lora_rank: int) -> ServerConfig:
     max_model_len = None
     if _pick(rng, "model_len") == "short":
         max_model_len = min(SHORT_MODEL_LEN, calibration.model.max_model_len)
     most = max(feasible_max_loras(calibration, max_lora_rank, max_model_len), 1)
     usual = [count for count in USUAL_SLOTS if count <= most]
     if usual and _pick(rng, "slots") == "usual":
-        max_loras = int(rng.choice(usual))
+        max_loras = usual[min(int(level * len(usual)), len(usual) - 1)]
     else:
-        max_loras = round(_log_uniform(rng, 1.0, most))
+        max_loras = round(_between(level, 1.0, most))
     return ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank, max_model_len=max_model_len)
 
 
-def _draw_mix(rng: Generator, max_lora_rank: int, max_adapters: int) -> Workload:
+def _draw_mix(rng: Generator, level: NDArray[np.float64], max_lora_rank: int, max_adapters: int) -> Workload:
     """Return adapters whose rates sum to one request a second."""
-    count = round(_log_uniform(rng, 1.0, max_adapters))
-    input_mean, output_mean = _draw_lengths(rng, count)
-    cv = (math.nan, math.nan) if _pick(rng, "cv") == "sharegpt" else rng.uniform(0.1, 1.8, size=2)
-    arrival_cv = 1.0 if _pick(rng, "arrivals") == "poisson" else _log_uniform(rng, 0.5, 5.0)
+    count = round(_between(level[0], 1.0, max_adapters))
+    input_mean, output_mean = _draw_lengths(rng, level[1:3], count)
+    input_cv, output_cv = _draw_length_cvs(rng, count)
     return Workload(
         base_model="any",
         gpu_type="any",
         adapter_ids=tuple(f"adapter-{row}" for row in range(count)),
         rank=_draw_ranks(rng, count, max_lora_rank),
-        rate_rps=_draw_shares(rng, count),
+        rate_rps=_draw_shares(rng, level[3], count),
         input_tokens_mean=input_mean,
         output_tokens_mean=output_mean,
-        input_tokens_cv=np.full(count, cv[0]),
-        output_tokens_cv=np.full(count, cv[1]),
-        arrival_cv=np.full(count, arrival_cv),
+        input_tokens_cv=input_cv,
+        output_tokens_cv=output_cv,
+        arrival_cv=_draw_arrival_cvs(rng, count),
     )
+
+
+def _draw_length_cvs(rng: Generator, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if _pick(rng, "cv") == "sharegpt":
+        return np.full(count, math.nan), np.full(count, math.nan)
+    low, high = np.sort(rng.uniform(0.1, 1.8, size=(2, 2)), axis=0)
+    return rng.uniform(low[0], high[0], size=count), rng.uniform(low[1], high[1], size=count)
+
+
+def _draw_arrival_cvs(rng: Generator, count: int) -> NDArray[np.float64]:
+    kind = _pick(rng, "arrivals")
+    if kind == "poisson":
+        return np.ones(count)
+    size = 1 if kind == "one_law" else count
+    return np.broadcast_to(np.exp(rng.uniform(np.log(0.5), np.log(5.0), size=size)), count).copy()
 
 
 def _draw_ranks(rng: Generator, count: int, max_lora_rank: int) -> NDArray[np.int32]:
@@ -165,49 +205,51 @@ def _draw_ranks(rng: Generator, count: int, max_lora_rank: int) -> NDArray[np.in
     return ranks
 
 
-def _draw_shares(rng: Generator, count: int) -> NDArray[np.float64]:
+def _draw_shares(rng: Generator, level: float, count: int) -> NDArray[np.float64]:
     """Return each adapter's share of the requests."""
     kind = _pick(rng, "shares")
     if kind == "three_rates":
         ratios = 2.0 ** rng.integers(1, 7, size=2)
         shares = np.resize([1.0, ratios[0], ratios[0] * ratios[1]], count)
     elif kind == "zipf":
-        shares = np.arange(1, count + 1, dtype=np.float64) ** -rng.uniform(0.2, 2.0)
+        shares = np.arange(1, count + 1, dtype=np.float64) ** -(0.2 + 1.8 * level)
     elif kind == "equal":
         shares = np.ones(count)
     else:
-        shares = np.exp(rng.normal(0.0, rng.uniform(0.2, 2.0), size=count))
+        shares = np.exp(rng.normal(0.0, 0.2 + 2.3 * level, size=count))
     rng.shuffle(shares)
     return shares / shares.sum()
 
 
-def _draw_lengths(rng: Generator, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _draw_lengths(
+    rng: Generator, level: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean prompt and output tokens of each adapter: ShareGPT's, one fleet's, or spread."""
     kind = _pick(rng, "lengths")
     if kind == "sharegpt":
-        return np.full(count, rng.uniform(200.0, 245.0)), np.full(count, rng.uniform(180.0, 215.0))
-    centre_in, centre_out = _log_uniform(rng, 16.0, 4000.0), _log_uniform(rng, 16.0, 1500.0)
-    spread = 0.0 if kind == "equal" else rng.uniform(0.2, 1.0)
+        return np.full(count, 200.0 + 45.0 * level[0]), np.full(count, 180.0 + 35.0 * level[1])
+    centre_in = _between(level[0], SHORTEST_TOKENS, LONGEST_TOKENS)
+    centre_out = _between(level[1], SHORTEST_TOKENS, LONGEST_ANSWER_TOKENS)
+    spread = 0.0 if kind == "equal" else rng.uniform(0.2, 1.2)
     inputs = centre_in * np.exp(rng.normal(0.0, spread, size=count))
     outputs = centre_out * np.exp(rng.normal(0.0, spread, size=count))
-    return np.clip(inputs, 4.0, 16_000.0), np.clip(outputs, 2.0, 4000.0)
+    inputs = np.clip(inputs, SHORTEST_TOKENS, LONGEST_TOKENS)
+    return inputs, np.clip(outputs, SHORTEST_TOKENS, LONGEST_TOKENS)
 
 
 def _draw_scale(
-    rng: Generator, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
+    rng: Generator, level: float, mix: Workload, server: ServerConfig, calibration: NDArray[np.float64]
 ) -> float:
     """Return the factor on the rates that gives the load drawn for the row."""
-    kind = _pick(rng, "load")
     rho = {
-        "border": rng.uniform(0.6, 1.3),
-        "light": _log_uniform(rng, 0.05, 0.7),
-        "idle": _log_uniform(rng, 0.001, 0.05),
-        "over": rng.uniform(1.1, MAX_RHO),
-    }[kind]
+        "any": _between(level, MIN_RHO, MAX_RHO),
+        "border": 0.6 + 0.7 * level,
+        "over": 1.1 + (MAX_RHO - 1.1) * level,
+    }[_pick(rng, "load")]
     scale = scale_for_rho(rho, mix, server, calibration)
     if mix.num_adapters > server.max_loras and _pick(rng, "scarce_slots") == "slots":
-        most = scale * MAX_RHO / rho if kind == "over" else scale
-        scale = _scale_for_slots(_log_uniform(rng, 0.4, 2.5), most, mix, server, calibration)
+        most = scale * MAX_RHO / rho
+        scale = _scale_for_slots(_between(level, 0.4, 2.5), most, mix, server, calibration)
     return scale
 
 

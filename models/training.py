@@ -90,9 +90,22 @@ def examples_of(dataset: Dataset, calibration: Calibration) -> Examples:
     )
 
 
-def split(examples: Examples, seed: int) -> tuple[Examples, Examples]:
-    """Return examples to learn from and held-out ones; no group is on both sides."""
+def split(examples: Examples, seed: int, num_groups: int | None = None) -> tuple[Examples, Examples]:
+    """Return examples to learn from and held-out ones; no group is on both sides.
+
+    Parameters
+    ----------
+    examples
+        All of them.
+    seed
+        Of the choice.
+    num_groups
+        Groups below it may be held out: those of the design's first rows, which fill the trained range
+        evenly. None lets all.
+    """
     groups = np.unique(examples.group)
+    if num_groups is not None:
+        groups = groups[groups < num_groups]
     count = max(1, round(HELD_OUT_SHARE * len(groups)))
     held_out = np.random.default_rng(seed).permutation(groups)[:count]
     is_held_out = np.isin(examples.group, held_out)

@@ -76,6 +76,8 @@ NUM_CALIBRATION = LOAD_MS + 5
     SERVED_BY_FORMULA,
     SLOTS_OVER_ACTIVE,
     SLOTS_OVER_HOT,
+    SLOTS_OVER_STUCK,
+    SERVED_BY_SLOTS,
     SLOTS_OVER_COUNT,
     KV_PRESSURE,
     BUDGET_PRESSURE,
@@ -99,8 +101,8 @@ NUM_CALIBRATION = LOAD_MS + 5
     MAX_LORAS,
     MAX_LORA_RANK,
     RANK_FILL,
-) = range(27)
-NUM_FEATURES = 27
+) = range(29)
+NUM_FEATURES = 29
 
 MIN_RATE_RPS = 1e-9
 """One request in 30 years: smaller rates count as this, so that no square underflows."""
@@ -232,6 +234,38 @@ def expected_active(aggregates, tau_s):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _step_of(
+    step_coefs,
+    eager_ms,
+    scheduler_coefs,
+    batch,
+    num_adapters,
+    in_per_out,
+    context_tokens,
+    max_loras,
+    max_lora_rank,
+):
+    """Return the mean step that a token sees beside `batch` other requests, milliseconds.
+
+    Prompts come in bursts, so the share of steps beyond the largest CUDA graph grows gradually with the
+    mean. Coefficients are tuples: arrays would cost more to pass than the laws to compute.
+    """
+    running = batch + 1.0
+    model_ms = step_ms(
+        step_coefs,
+        running,
+        running * in_per_out,
+        running * context_tokens,
+        num_adapters,
+        max_lora_rank,
+        max_loras,
+    )
+    eager_share = running * (1.0 + in_per_out) * (1.0 / GRAPH_TOKENS) - 0.5
+    model_ms += eager_ms * min(max(eager_share, 0.0), 1.0)
+    return model_ms + 1e-3 * scheduler_us(scheduler_coefs, running, 0.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _token_step(
     step_coefs,
     eager_ms,
@@ -243,27 +277,48 @@ def _token_step(
     max_loras,
     max_lora_rank,
 ):
-    """Return the mean step that a token sees, milliseconds.
-
-    A running request sees `batch` others and itself, its own adapter beside the active ones, and the
-    prompt tokens that keep the batch full. Prompts come in bursts, so the share of steps beyond the
-    largest CUDA graph grows gradually with the mean. Coefficients are tuples: arrays would cost more to
-    pass than the laws to compute.
-    """
+    """Return `_step_of` with the adapters expected beside a running request and its own."""
     active = expected_active(aggregates, batch / aggregates[RATE_OUT])
-    running = batch + 1.0
-    model_ms = step_ms(
+    seen = min(active + 1.0 - active / aggregates[COUNT], max_loras * 1.0)
+    return _step_of(
         step_coefs,
-        running,
-        running * in_per_out,
-        running * context_tokens,
-        min(active + 1.0 - active / aggregates[COUNT], max_loras * 1.0),
-        max_lora_rank,
+        eager_ms,
+        scheduler_coefs,
+        batch,
+        seen,
+        in_per_out,
+        context_tokens,
         max_loras,
+        max_lora_rank,
     )
-    eager_share = running * (1.0 + in_per_out) * (1.0 / GRAPH_TOKENS) - 0.5
-    model_ms += eager_ms * min(max(eager_share, 0.0), 1.0)
-    return model_ms + 1e-3 * scheduler_us(scheduler_coefs, running, 0.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slot_bound_tau_s(
+    calibration, aggregates, batch, share, in_per_out, context_tokens, max_loras, max_lora_rank
+):
+    """Return the seconds a token takes in a server that serves `share` of the load, all slots taken."""
+    c = calibration
+    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0)
+    scheduler_coefs = (c[11], c[12], c[13], c[14])
+    work = 1e-3 * aggregates[RATE_OUT] * share
+    slots = max_loras * 1.0
+    served = max(batch * share, 1e-6)
+    step = 0.0
+    for _ in range(2):
+        step = _step_of(
+            step_coefs,
+            c[10],
+            scheduler_coefs,
+            served,
+            slots,
+            in_per_out,
+            context_tokens,
+            max_loras,
+            max_lora_rank,
+        )
+        served = max(min(work * step, batch), 1e-6)
+    return 1e-3 * step
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -368,8 +423,38 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     tau_s = batch / work_tok_s
     active = expected_active(aggregates, tau_s)
     active_half = expected_active(aggregates, 0.5 * tau_s)
-    # Of y = 1 - exp(-u tau/4), sum(y^2): an adapter with many requests running never yields its slot.
-    hot = max(2.0 * expected_active(aggregates, 0.25 * tau_s) - active_half, 1e-9)
+    # Of y = 1 - exp(-u tau/4), sum(y^2): an adapter with many requests running seldom yields its slot.
+    active_quarter = expected_active(aggregates, 0.25 * tau_s)
+    hot = max(2.0 * active_quarter - active_half, 1e-9)
+    # Where slots are scarce the step is that of what they let through, and those with y^4 near 1 never
+    # yield: they have the slots for good, or as many of them as there are slots for. The others take
+    # turns in what is left; they need little of it, as a turn serves all that has come in since the last.
+    slots_let = 1.0
+    stuck = 4.0 * active_quarter - 6.0 * active_half - active
+    active_at_step = active if rho < 1.0 else expected_active(aggregates, 1e-3 * operating_ms)
+    if active_at_step <= max_loras:
+        stuck += 4.0 * expected_active(aggregates, 0.75 * tau_s)
+        stuck = max(stuck, 0.05 * active)
+    else:
+        q_s = 0.25 * _slot_bound_tau_s(
+            calibration,
+            aggregates,
+            batch,
+            min(max_loras / active, 1.0),
+            in_per_out,
+            context_tokens,
+            max_loras,
+            max_lora_rank,
+        )
+        y1 = expected_active(aggregates, q_s)
+        y2 = expected_active(aggregates, 2.0 * q_s)
+        y3 = expected_active(aggregates, 3.0 * q_s)
+        wanting = expected_active(aggregates, 4.0 * q_s)
+        stuck = max(4.0 * y1 - 6.0 * y2 + 4.0 * y3 - wanting, 1e-9)
+        of_others = (y1 - expected_active(aggregates, 0.5 * q_s)) / (0.5 * q_s) / work_tok_s
+        turns = max(max_loras - stuck, 0.0) / max(0.2 * (wanting - stuck), 1e-9)
+        slots_let = min(max_loras / stuck, 1.0) * (1.0 - of_others) + of_others * min(turns, 1.0)
+        stuck = max(stuck, 0.05 * wanting)
     # An adapter's busy period begins as often as d(active)/d(tau) / output tokens; it needs a load
     # where slots are fewer than adapters.
     begun_per_s = (active - active_half) / (0.5 * tau_s) * rate_rps / work_tok_s
@@ -381,7 +466,7 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     unfinished_tok_s = batch * (in_when_running + out_when_running) / calibration[HORIZON_S]
     residence_share = unfinished_tok_s / offered_tok_s
     saturation = min(1.0, 1.0 / rho)
-    served_fraction = max(saturation - residence_share, MIN_SERVED_FRACTION)
+    served_fraction = max(min(saturation - residence_share, slots_let), MIN_SERVED_FRACTION)
     input_tokens = prompt_tok_s / rate_rps
     output_tokens = work_tok_s / rate_rps
     queue = 0.5 * rate_rps * calibration[HORIZON_S] * (1.0 - saturation)
@@ -393,6 +478,8 @@ def fill_features(aggregates, max_loras, max_lora_rank, calibration, out):
     out[SERVED_BY_FORMULA] = served_fraction
     out[SLOTS_OVER_ACTIVE] = max_loras / active
     out[SLOTS_OVER_HOT] = max_loras / hot
+    out[SLOTS_OVER_STUCK] = max_loras / stuck
+    out[SERVED_BY_SLOTS] = slots_let
     out[SLOTS_OVER_COUNT] = max_loras / count
     out[KV_PRESSURE] = wanted_batch / kv_requests
     out[BUDGET_PRESSURE] = wanted_batch / budget_requests

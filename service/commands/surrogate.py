@@ -20,7 +20,8 @@ dataset_app = typer.Typer(
     name="dataset", help="Data sets of twin runs.", no_args_is_help=True, add_completion=False
 )
 
-DEFAULT_ROWS = 8000
+DEFAULT_ROWS = 20_000
+DEFAULT_ACTIVE_SHARE = 0.4
 
 CalibrationId = Annotated[
     str, typer.Option("--calibration", help="Id of a shipped calibration, or a file.", show_default=False)
@@ -41,30 +42,42 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="Servers to simulate.")] = DEFAULT_ROWS,
     seed: Seed = 0,
-    max_adapters: Annotated[int, typer.Option(min=1, help="Adapters on a server at most.")] = 1000,
+    max_adapters: Annotated[int, typer.Option(min=1, help="Adapters on a server at most.")] = 2000,
+    active_share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of rows chosen where earlier rows leave doubt.")
+    ] = DEFAULT_ACTIVE_SHARE,
     workers: Workers = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Simulate servers of a random design and store what the twin said of them."""
+    """Simulate servers of a random design and store what the twin said of them.
+
+    Finished parts are kept beside OUT until it is written: a call that was killed goes on where it was.
+    """
+    import shutil  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
+    from models.dataset import Design, write_parquet  # noqa: PLC0415
     from models.dataset import generate as simulate_design  # noqa: PLC0415
-    from models.dataset import write_parquet  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
 
     known = load_calibration(calibration)
+    design = Design(num_rows=rows, seed=seed, max_adapters=max_adapters, active_share=active_share)
+    parts = out.with_name(out.name + ".parts")
+    start = time.perf_counter()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("simulating", total=rows)
         made = simulate_design(
             known,
-            num_rows=rows,
-            seed=seed,
-            max_adapters=max_adapters,
+            design,
             num_workers=_workers(workers),
+            parts=parts,
             on_rows=lambda count: progress.advance(bar, count),
         )
     write_parquet(made, out)
+    shutil.rmtree(parts)
     report = {
         "dataset": str(out),
         "rows": made.num_rows,
@@ -72,6 +85,7 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
         "calibration_id": made.origin.calibration_id,
         "seed": seed,
         "sha256": made.sha256,
+        "wall_s": round(time.perf_counter() - start, 1),
     }
     _print(report, json=json)
 

@@ -53,9 +53,30 @@ class Oracle:
             square += rate * out * out * (1 + cv * cv)
         return product / self.work, square / self.work
 
-    def step(self, batch):
+    def stuck(self, tau_s):
+        return sum(math.expm1(-rate * out * tau_s / 4) ** 4 for _, rate, _, out, *_ in self.rows)
+
+    def served_by_slots(self, tau_s, batch, step_ms):
+        """Return what slots let through, and the adapters that never yield one."""
+        slots, active = self.flags.max_loras, self.active(tau_s)
+        if self.active(1e-3 * step_ms) <= slots:
+            return 1.0, max(self.stuck(tau_s), 0.05 * active)
+        share = min(slots / active, 1)
+        served = batch * share
+        for _ in range(2):
+            tau_s = 1e-3 * self.step(max(served, 1e-6), slots)
+            served = min(share * self.work * tau_s, batch)
+        active = self.active(tau_s)
+        stuck = max(self.stuck(tau_s), 1e-9)
+        others = (self.active(tau_s / 4) - self.active(tau_s / 8)) / (tau_s / 8) / self.work
+        turns = min(max(slots - stuck, 0) / max(0.2 * (active - stuck), 1e-9), 1)
+        let = min(slots / stuck, 1) * (1 - others) + others * turns
+        return let, max(stuck, 0.05 * active)
+
+    def step(self, batch, seen=None):
         active = self.active(batch / self.work)
-        seen = min(active + 1 - active / len(self.rows), self.flags.max_loras)
+        if seen is None:
+            seen = min(active + 1 - active / len(self.rows), self.flags.max_loras)
         running = batch + 1
         in_when_running, out_when_running = self.moments()
         context = in_when_running + out_when_running / 2 + self.flags.block_size / 2
@@ -94,6 +115,7 @@ class Oracle:
         misses = max(1 - flags.max_loras / len(self.rows), 0.0)
         begun = (self.active(tau) - self.active(tau / 2)) / (tau / 2) * self.rate / self.work
         taken = min(max(4 * self.active(tau) / flags.max_loras - 3, 0.0), 1.0)
+        slots_let, stuck = self.served_by_slots(tau, batch, step)
         queue = 0.5 * self.rate * self.horizon_s * (1 - saturation)
         out_mean = self.work / self.rate
         out_square = sum(
@@ -103,9 +125,11 @@ class Oracle:
         tokens = [rate * (inp + out) for _, rate, inp, out, *_ in self.rows]
         return {
             "rho": rho,
-            "served_by_formula": max(saturation - residence, 0.01),
+            "served_by_formula": max(min(saturation - residence, slots_let), 0.01),
             "slots_over_active": flags.max_loras / self.active(tau),
             "slots_over_hot": flags.max_loras / max(self.hot(tau), 1e-9),
+            "slots_over_stuck": flags.max_loras / stuck,
+            "served_by_slots": slots_let,
             "slots_over_count": flags.max_loras / len(self.rows),
             "kv_pressure": wanted / kv_requests,
             "budget_pressure": wanted / budget_requests,

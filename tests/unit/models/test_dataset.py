@@ -7,14 +7,15 @@ from models.dataset import (
     COLUMNS,
     Dataset,
     DatasetOrigin,
+    Design,
     calibration_sha256,
     generate,
     read_parquet,
     write_parquet,
 )
 from models.errors import DatasetError
-from models.features import NUM_AGGREGATES, aggregate
-from models.scenarios import scenario
+from models.features import FEATURE_NAMES, NUM_AGGREGATES, aggregate
+from models.scenarios import GROUP_SIZE, scenario
 from tests.support.feature_cases import a_calibration
 from tests.support.twin_cases import HAS_JIT
 from twin.domain import StepLaw
@@ -30,7 +31,7 @@ NUM_ROWS = 6
 
 @pytest.fixture(scope="module")
 def dataset():
-    return generate(CALIBRATION, num_rows=NUM_ROWS, seed=5, max_adapters=4, num_workers=1)
+    return generate(CALIBRATION, Design(num_rows=NUM_ROWS, seed=5, max_adapters=4), num_workers=1)
 
 
 def test_a_row_holds_its_scenario_and_what_the_twin_said(dataset):
@@ -47,12 +48,12 @@ def test_a_row_holds_its_scenario_and_what_the_twin_said(dataset):
 
 
 def test_the_first_rows_of_a_longer_data_set_are_those_of_a_shorter_one(dataset):
-    shorter = generate(CALIBRATION, num_rows=2, seed=5, max_adapters=4, num_workers=1)
+    shorter = generate(CALIBRATION, Design(num_rows=2, seed=5, max_adapters=4), num_workers=1)
     np.testing.assert_array_equal(shorter.columns, dataset.columns[:2])
 
 
 def test_the_same_seed_gives_the_same_bytes(dataset, tmp_path):
-    again = generate(CALIBRATION, num_rows=NUM_ROWS, seed=5, max_adapters=4, num_workers=1)
+    again = generate(CALIBRATION, Design(num_rows=NUM_ROWS, seed=5, max_adapters=4), num_workers=1)
     assert again.sha256 == dataset.sha256
     for name, table in (("one", dataset), ("two", again)):
         write_parquet(table, tmp_path / name)
@@ -61,18 +62,18 @@ def test_the_same_seed_gives_the_same_bytes(dataset, tmp_path):
 
 @pytest.mark.skipif(not HAS_JIT, reason="worker processes compile nothing when the compiler is off")
 def test_the_number_of_processes_changes_nothing(dataset):
-    again = generate(CALIBRATION, num_rows=NUM_ROWS, seed=5, max_adapters=4, num_workers=2)
+    again = generate(CALIBRATION, Design(num_rows=NUM_ROWS, seed=5, max_adapters=4), num_workers=2)
     assert again.sha256 == dataset.sha256
 
 
 def test_another_seed_gives_another_data_set(dataset):
-    other = generate(CALIBRATION, num_rows=2, seed=6, max_adapters=4, num_workers=1)
+    other = generate(CALIBRATION, Design(num_rows=2, seed=6, max_adapters=4), num_workers=1)
     assert not np.array_equal(other.columns, dataset.columns[:2])
 
 
 def test_progress_counts_every_row():
     counts = []
-    generate(CALIBRATION, num_rows=3, seed=5, max_adapters=4, num_workers=1, on_rows=counts.append)
+    generate(CALIBRATION, Design(num_rows=3, seed=5, max_adapters=4), num_workers=1, on_rows=counts.append)
     assert sum(counts) == 3
 
 
@@ -90,9 +91,7 @@ def test_the_origin_names_calibration_twin_and_seed(dataset):
         calibration_id=CALIBRATION.calibration_id,
         calibration_sha256=calibration_sha256(CALIBRATION),
         twin_version=TWIN_VERSION,
-        seed=5,
-        num_rows=NUM_ROWS,
-        max_adapters=4,
+        design=Design(num_rows=NUM_ROWS, seed=5, max_adapters=4),
     )
 
 
@@ -100,7 +99,7 @@ def test_features_are_computed_by_the_one_definition(dataset):
     rows, physics = dataset.features(CALIBRATION)
     assert np.isfinite(rows).all()
     assert np.isfinite(physics).all()
-    np.testing.assert_allclose(rows[:, -3], dataset["max_loras"])
+    np.testing.assert_allclose(rows[:, FEATURE_NAMES.index("max_loras")], dataset["max_loras"])
 
 
 def test_a_file_that_is_no_data_set_is_refused(tmp_path):
@@ -122,7 +121,8 @@ def test_a_file_that_is_no_data_set_is_refused(tmp_path):
     ("change", "reason"),
     [
         ({"schema_version": 99}, "schema version 99"),
-        ({"num_rows": 7}, "has 6 rows"),
+        ({"design": {"num_rows": 7}}, "has 6 rows"),
+        ({"design": {"num_rows": 0}}, "num_rows: must be >= 1"),
         ({"colour": "red"}, "is not a data set"),
     ],
 )
@@ -151,3 +151,65 @@ def test_a_missing_column_is_refused(dataset, tmp_path):
 def test_a_column_is_found_by_its_name(dataset):
     table = Dataset(origin=dataset.origin, columns=np.arange(float(len(COLUMNS)))[None, :])
     assert [float(table[name][0]) for name in COLUMNS] == list(range(len(COLUMNS)))
+
+
+ACTIVE = Design(num_rows=24, seed=5, max_adapters=4, active_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def active_dataset():
+    return generate(CALIBRATION, ACTIVE, num_workers=1)
+
+
+def test_active_rows_follow_the_designs_first_rows_and_are_candidates_of_their_round(active_dataset):
+    rows = active_dataset["row"].astype(int)
+    assert rows[: ACTIVE.num_first].tolist() == list(range(ACTIVE.num_first))
+    first = ACTIVE.num_first
+    for candidates, count in ACTIVE.rounds():
+        chosen = rows[first : first + count]
+        assert set(chosen) <= set(candidates)
+        assert (np.diff(chosen) > 0).all()
+        first += count
+    assert first == ACTIVE.num_rows
+    assert rows.max() < ACTIVE.next_row
+    assert ACTIVE.next_row % GROUP_SIZE == 0
+
+
+def test_a_killed_generation_goes_on_where_it_was_and_ends_in_the_same_bytes(active_dataset, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def kill(_count):
+        done.append(_count)
+        if sum(done) >= ACTIVE.num_first + 4:
+            raise KilledError
+
+    done: list[int] = []
+    with pytest.raises(KilledError):
+        generate(CALIBRATION, ACTIVE, num_workers=1, parts=tmp_path, on_rows=kill)
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
+    assert kept
+    again = generate(CALIBRATION, ACTIVE, num_workers=1, parts=tmp_path)
+    assert again.sha256 == active_dataset.sha256
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_parts_of_another_data_set_are_made_anew(dataset, tmp_path):
+    generate(CALIBRATION, Design(num_rows=2, seed=6, max_adapters=4), num_workers=1, parts=tmp_path)
+    design = Design(num_rows=NUM_ROWS, seed=5, max_adapters=4)
+    again = generate(CALIBRATION, design, num_workers=1, parts=tmp_path)
+    assert again.sha256 == dataset.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_rows": 0}, "num_rows"),
+        ({"max_adapters": 0}, "max_adapters"),
+        ({"seed": -1}, "seed"),
+        ({"active_share": 1.0}, "active_share"),
+    ],
+)
+def test_a_design_that_makes_no_sense_names_its_field(change, reason):
+    with pytest.raises(DatasetError, match=reason):
+        Design(**({"num_rows": 5} | change))

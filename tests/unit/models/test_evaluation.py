@@ -6,7 +6,7 @@ import pytest
 from models.evaluation import Served, Subject, TreePredictor, evaluate_runs, predict_run
 from tests.support.feature_cases import a_calibration
 from tests.support.tree_cases import small_surrogate
-from twin.measured import BENCHMARK_CLIENT, MeasuredRun, RunOutcome, workload_of
+from twin.measured import MeasuredRun, RunOutcome, client_of, workload_of
 
 CALIBRATION = a_calibration()
 FIGURES = {
@@ -36,6 +36,8 @@ RUN = MeasuredRun(
     outcome=RunOutcome(
         throughput_tok_s=1200.0,
         itl_ms=20.0,
+        itl_median_ms=20.0,
+        tpot_ms=20.0,
         ttft_ms=50.0,
         ttft_incl_unfinished_ms=60.0,
         mean_num_requests_running=8.0,
@@ -85,13 +87,30 @@ def test_rates_follow_the_requests_really_sent():
     assert answer.throughput_tok_s == pytest.approx(2.0 * 300.0)
 
 
+class Watched(Capacity):
+    """Remembers the rate it was asked about last."""
+
+    rate_rps = 0.0
+
+    def predict(self, workload, server):
+        self.rate_rps = float(workload.rate_rps.sum())
+        return super().predict(workload, server)
+
+
 def test_a_client_of_unknown_count_never_leaves_more_open_than_its_limit():
+    run, server = replace(RUN, rates_rps=(10.0,) * 8), Watched()
+    answer = predict_run(server, run, CALIBRATION)
+    assert answer.throughput_tok_s == pytest.approx(10.0 * 300.0, rel=1e-3)
+    unfinished = (server.rate_rps - 10.0) * 3600.0
+    assert unfinished == pytest.approx(client_of(run).max_unfinished_requests, rel=0.01)
+
+
+def test_requests_that_the_client_could_not_send_count_as_unfinished():
     run = replace(RUN, rates_rps=(10.0,) * 8)
     answer = predict_run(Capacity(), run, CALIBRATION)
-    assert answer.throughput_tok_s == pytest.approx(10.0 * 300.0, rel=1e-3)
-    share = (3_600_000.0 - answer.ttft_incl_unfinished_ms) / (3_600_000.0 - 50.0)
-    unfinished = 10.0 * 3600.0 * (1 / share - 1)
-    assert unfinished == pytest.approx(BENCHMARK_CLIENT.max_unfinished_requests, rel=0.01)
+    completed = 10.0 / 80.0
+    expected = completed * 50.0 + (1 - completed) * 3_600_000.0
+    assert answer.ttft_incl_unfinished_ms == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_run_without_memory_is_predicted_to_fail():
