@@ -13,7 +13,6 @@ import numpy as np
 from models.features import aggregate, features_of
 from placer.bounds import lower_bound, workload_utilisation
 from placer.explain import binding_constraint
-from placer.kernels.packing import MIN_SERVED_FRACTION
 from placer.limits import usable_slot_ranks
 from placer.placement import GpuPlan, Placement
 from placer.ranks import slot_rank
@@ -68,7 +67,7 @@ def _trusted(gpu: GpuPlan, problem: PlacementProblem) -> bool:
     predicted = gpu.predicted
     return (
         predicted.starvation_probability <= problem.starvation_risk
-        and predicted.served_fraction >= MIN_SERVED_FRACTION
+        and predicted.served_fraction >= problem.margins.min_served_fraction
     )
 
 

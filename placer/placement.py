@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 BindingConstraint = Literal["throughput", "slots", "kv_memory", "none"]
 """What a GPU would run out of first; ``none`` where it is far from every limit."""
 
+BoundKind = Literal["load", "count", "share"]
+"""Which lower bound is the largest: see `placer.bounds`."""
+
 UnplacedCode = Literal["request_too_long", "memory", "overload", "starvation_risk", "max_gpus"]
 """Why an adapter has no GPU: see `Unplaced`."""
 
@@ -84,11 +87,15 @@ class Placement:
         Adapters without a GPU, by row.
     lower_bound
         GPUs that no plan with every adapter placed goes below; see `placer.bounds`.
+    bound_rests_on
+        Which bound that is: ``load`` rests on the calibration alone, ``share`` on what the placer
+        accepts of a GPU, ``count`` on the adapters that a GPU may hold.
     """
 
     gpus: tuple[GpuPlan, ...]
     unplaced: tuple[Unplaced, ...]
     lower_bound: int
+    bound_rests_on: BoundKind = "load"
 
     @property
     def feasible(self) -> bool:
@@ -99,6 +106,14 @@ class Placement:
     def num_gpus(self) -> int:
         """How many GPUs the plan uses."""
         return len(self.gpus)
+
+    @property
+    def starvation_probability(self) -> float:
+        """The chance that some GPU of the plan starves, as the surrogate sees it."""
+        safe = 1.0
+        for gpu in self.gpus:
+            safe *= 1 - gpu.predicted.starvation_probability
+        return 1 - safe
 
     @property
     def gap(self) -> int | None:

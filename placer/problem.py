@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placer.errors import InvalidProblemError, UnsupportedObjectiveError
+from placer.margins import DEFAULT_MARGINS, Margins
 from placer.ranks import ACCEPTED_MAX_LORA_RANKS, slot_rank_classes
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ SUPPORTED_OBJECTIVES = ("min_gpus",)
 KNOWN_OBJECTIVES = ("min_gpus", "min_latency")
 
 DEFAULT_STARVATION_RISK = 0.05
+
+DEFAULT_NUM_TRIALS = 20_000
+"""A trial takes about a microsecond."""
+
+MAX_TRIALS = 10_000_000
 
 MAX_GPUS = 1_000_000
 """A larger `max_gpus` is a mistake in units."""
@@ -43,6 +49,11 @@ class PlacementProblem:
         Largest predicted probability of starvation that one GPU may have, in (0, 1).
     max_model_len
         Longest request in tokens that every server takes; None takes the model's own.
+    margins
+        Limits that every GPU keeps beside `starvation_risk`.
+    num_trials
+        Questions to the surrogate that the search for fewer GPUs may ask after the first plan; 0 is
+        the first plan. The number, not a clock, ends the search.
 
     Raises
     ------
@@ -57,6 +68,8 @@ class PlacementProblem:
     max_gpus: int | None = None
     starvation_risk: float = DEFAULT_STARVATION_RISK
     max_model_len: int | None = None
+    margins: Margins = DEFAULT_MARGINS
+    num_trials: int = DEFAULT_NUM_TRIALS
 
     def __post_init__(self) -> None:
         self._check_objective()
@@ -65,6 +78,8 @@ class PlacementProblem:
         _require_integer("max_model_len", self.max_model_len, longest)
         if not 0 < self.starvation_risk < 1:  # NaN fails too
             raise InvalidProblemError("starvation_risk", f"must be in (0, 1), got {self.starvation_risk!r}")
+        if self.num_trials != 0:
+            _require_integer("num_trials", self.num_trials, MAX_TRIALS)
         self._check_identity()
         self._check_ranks()
 
