@@ -232,7 +232,12 @@ def least_shares(
         + 0.5 * terms[:, feature.RATE_OUT_SQUARED]
         + 0.5 * calibration[feature.BLOCK_SIZE] * decodes
     )
-    brought = np.stack([decodes, terms[:, feature.RATE_IN], context], axis=1)
+    # A batch holds one request at least, however long its prompt and context.
+    prompt = np.minimum(
+        terms[:, feature.RATE_IN], (calibration[feature.MAX_NUM_BATCHED_TOKENS] - 1) * decodes
+    )
+    context = np.minimum(context, problem.longest_request_tokens * decodes)
+    brought = np.stack([decodes, prompt, context], axis=1)
     shares = np.empty(len(decodes))
     fill_least_shares(
         calibration,

@@ -15,6 +15,8 @@ from placer.ranks import ACCEPTED_MAX_LORA_RANKS
 from twin.memory import feasible_max_loras
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from placer.problem import PlacementProblem
@@ -45,16 +47,24 @@ def usable_slot_ranks(problem: PlacementProblem) -> tuple[int, ...]:
     return tuple(rank for rank in ACCEPTED_MAX_LORA_RANKS if rank <= known)
 
 
-def max_loras_ladders(problem: PlacementProblem) -> NDArray[np.int64]:
+def max_loras_ladders(problem: PlacementProblem, also: Iterable[int] = ()) -> NDArray[np.int64]:
     """Return the feasible values of `max_loras` for each usable slot rank.
+
+    Parameters
+    ----------
+    problem
+        Whose calibration and surrogate limit them.
+    also
+        Values beside the ladder's.
 
     Returns
     -------
-    (num_slot_ranks, len(MAX_LORAS_LADDER)) int64: each row ascending, padded with 0. The surrogate's
+    (num_slot_ranks, k) int64: each row ascending, padded with 0. The surrogate's
     training range cuts both ends.
     """
     least, greatest = problem.surrogate.ranges[feature.MAX_LORAS]
-    ladder = np.array([value for value in MAX_LORAS_LADDER if least <= value <= greatest], dtype=np.int64)
+    values = sorted({*MAX_LORAS_LADDER, *also})
+    ladder = np.array([value for value in values if least <= value <= greatest], dtype=np.int64)
     ranks = usable_slot_ranks(problem)
     ladders = np.zeros((len(ranks), len(ladder)), dtype=np.int64)
     for row, rank in enumerate(ranks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -151,8 +151,16 @@ def traffic_columns(problem: PlacementProblem) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
-def build_tables(problem: PlacementProblem) -> Tables:
-    """Return the problem as arrays; adapters whose mean request is too long are no candidates."""
+def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
+    """Return the problem as arrays; adapters whose mean request is too long are no candidates.
+
+    Parameters
+    ----------
+    problem
+        What is to be placed.
+    also
+        Values of `max_loras` to consider beside the ladder's: those of servers that run already.
+    """
     workload = problem.workload
     shares = bounds.least_shares(problem)
     found = bounds.lower_bounds(problem, shares)
@@ -167,7 +175,7 @@ def build_tables(problem: PlacementProblem) -> Tables:
             known_adapters=limits.known_adapters_per_gpu(problem),
             max_adapters=limits.max_adapters_per_gpu(problem),
             slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
-            ladders=limits.max_loras_ladders(problem),
+            ladders=limits.max_loras_ladders(problem, also),
         ),
         items=kernel.Items(
             rank_class=slot_rank_classes(workload.rank),
@@ -224,16 +232,23 @@ def run(tables: Tables, variant: Variant) -> Packing:
 
 
 def assemble(
-    problem: PlacementProblem, tables: Tables, packing: Packing, found: bounds.LowerBounds
+    problem: PlacementProblem,
+    tables: Tables,
+    packing: Packing,
+    found: bounds.LowerBounds,
+    *,
+    choose: bool = True,
 ) -> Placement:
-    """Return the placement of a packing, with the final `max_loras` of every GPU."""
+    """Return the placement of a packing, with the final `max_loras` of every GPU, or with the present."""
     fleet, num_gpus = packing.fleet, packing.num_gpus
     order = np.lexsort((-tables.items.utilisation, fleet.gpu_of))  # heaviest first on each GPU
     starts = np.searchsorted(fleet.gpu_of[order], np.arange(num_gpus + 1))
     kernel.restate(tables.items, order, starts, fleet)
     features = np.empty((num_gpus, NUM_FEATURES), dtype=np.float32)
     predicted = np.empty((num_gpus, 5))
-    kernel.finish(tables.oracle, fleet, num_gpus, features, predicted)
+    if choose:
+        kernel.choose(tables.oracle, fleet, num_gpus, np.empty(NUM_FEATURES, dtype=np.float32))
+    kernel.describe(tables.oracle, fleet, num_gpus, features, predicted)
     rows = np.split(order[starts[0] :], starts[1:-1] - starts[0]) if num_gpus else []
     return Placement(
         gpus=tuple(
@@ -253,7 +268,7 @@ def _gpu_plan(
     rows: NDArray[np.int64],
     seen: tuple[NDArray[np.float32], NDArray[np.float64]],
 ) -> GpuPlan:
-    """Return one GPU with the features and predictions that `finish` wrote."""
+    """Return one GPU with the features and predictions that `describe` wrote."""
     rows.flags.writeable = False
     features, predicted = seen
     rank_class, oracle = fleet.rank_class[gpu], tables.oracle
@@ -286,6 +301,16 @@ _CODES: dict[int, UnplacedCode] = {
     kernel.OVERLOADS_ALONE: "overload",
     kernel.NO_MEMORY: "memory",
 }
+
+
+def code_of(code: UnplacedCode) -> int:
+    """Return the kernel's number for why an adapter has no GPU."""
+    return next((number for number, name in _CODES.items() if name == code), kernel.NO_GPU_LEFT)
+
+
+def with_bound_of(placement: Placement, other: Placement) -> Placement:
+    """Return a placement with the lower bound of another one for the same problem."""
+    return replace(placement, lower_bound=other.lower_bound, bound_rests_on=other.bound_rests_on)
 
 
 def _unplaced(problem: PlacementProblem, tables: Tables, packing: Packing) -> Iterator[Unplaced]:

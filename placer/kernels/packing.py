@@ -188,44 +188,58 @@ def restate(items, order, starts, fleet):
 
 
 @njit(cache=True, nogil=True)
-def finish(oracle, fleet, num_gpus, scratch_rows, predicted):
-    """Choose each GPU's final `max_loras`, and write its features and predictions.
+def choose(oracle, fleet, num_gpus, scratch):
+    """Choose each GPU's final `max_loras`: `fleet.choice` receives the index in the ladder.
 
     Of the values at most `FINAL_REACH` from the present one the least starvation probability wins;
     among those within `RISK_TIE` of it, the shortest mean request (TTFT + ITL x output tokens).
-    Never above `starvation_risk` where the GPU was accepted.
-
-    Parameters
-    ----------
-    oracle, fleet, num_gpus
-        As `pack` left them; `fleet.choice` receives the index in the ladder.
-    scratch_rows
-        (num_gpus, NUM_FEATURES) float32, receives the features at that choice.
-    predicted
-        (num_gpus, 5) float64, receives `evaluate_all`'s results at that choice.
+    Never above `starvation_risk` where the GPU was accepted. Parameters as in `pack`.
     """
     risks = np.empty(2 * FINAL_REACH + 1)
     for gpu in range(num_gpus):
-        rank_class, aggregates, row = fleet.rank_class[gpu], fleet.aggregates[gpu], scratch_rows[gpu]
+        rank_class, aggregates = fleet.rank_class[gpu], fleet.aggregates[gpu]
         rank, ladder = oracle.slot_ranks[rank_class], oracle.ladders[rank_class]
         first = max(fleet.choice[gpu] - FINAL_REACH, 0)
         last = min(fleet.choice[gpu] + FINAL_REACH, last_choice(ladder, fleet.count[gpu]))
         least = REFUSED
         for index in range(first, last + 1):
-            risks[index - first] = starvation_risk_of(oracle, aggregates, ladder[index], rank, row)
+            risks[index - first] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
             least = min(least, risks[index - first])
         accepted = min(least + RISK_TIE, max(oracle.starvation_risk, least))
         shortest_ms = np.inf
         for index in range(first, last + 1):
             if risks[index - first] > accepted:
                 continue
-            _, _, itl_ms, ttft_ms, _ = evaluate_all(oracle.surrogate, aggregates, ladder[index], rank, row)
-            request_ms = ttft_ms + itl_ms * row[OUTPUT_TOKENS]
+            _, _, itl_ms, ttft_ms, _ = evaluate_all(
+                oracle.surrogate, aggregates, ladder[index], rank, scratch
+            )
+            request_ms = ttft_ms + itl_ms * scratch[OUTPUT_TOKENS]
             if request_ms < shortest_ms:
                 shortest_ms = request_ms
                 fleet.choice[gpu] = index
+
+
+@njit(cache=True, nogil=True)
+def describe(oracle, fleet, num_gpus, features, predicted):
+    """Write each GPU's features and predictions at its present `max_loras`.
+
+    Parameters
+    ----------
+    oracle, fleet, num_gpus
+        As in `pack`.
+    features
+        (num_gpus, NUM_FEATURES) float32, overwritten.
+    predicted
+        (num_gpus, 5) float64, receives `evaluate_all`'s results.
+    """
+    for gpu in range(num_gpus):
+        rank_class = fleet.rank_class[gpu]
         served, risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
-            oracle.surrogate, aggregates, ladder[fleet.choice[gpu]], rank, row
+            oracle.surrogate,
+            fleet.aggregates[gpu],
+            oracle.ladders[rank_class, fleet.choice[gpu]],
+            oracle.slot_ranks[rank_class],
+            features[gpu],
         )
         predicted[gpu, 0], predicted[gpu, 1], predicted[gpu, 2] = served, risk, itl_ms
         predicted[gpu, 3], predicted[gpu, 4] = ttft_ms, offered_tok_s
