@@ -136,6 +136,13 @@ def improved(tables: Tables, packing: Packing, wanted: int, budget: int) -> Pack
     return Packing(fleet=fleet, num_gpus=num_gpus)
 
 
+def compile_search(problem: PlacementProblem) -> None:
+    """Run the search and the fine bound once, so that no later caller waits for the compiler."""
+    tables = build_tables(problem)
+    bounds.least_shares(problem, bounds.FINE)
+    improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)
+
+
 def traffic_columns(problem: PlacementProblem) -> NDArray[np.float64]:
     """Return what `models.kernels.features.adapter_terms` takes, (num_adapters, 7) float64."""
     workload = problem.workload

@@ -20,8 +20,8 @@ KNOWN_OBJECTIVES = ("min_gpus", "min_latency")
 
 DEFAULT_STARVATION_RISK = 0.05
 
-DEFAULT_NUM_TRIALS = 20_000
-"""A trial takes about a microsecond."""
+DEFAULT_NUM_TRIALS = 10_000
+"""Some 50 ms, where the first plan does not meet its bound."""
 
 MAX_TRIALS = 10_000_000
 
@@ -52,8 +52,8 @@ class PlacementProblem:
     margins
         Limits that every GPU keeps beside `starvation_risk`.
     num_trials
-        Questions to the surrogate that the search for fewer GPUs may ask after the first plan; 0 is
-        the first plan. The number, not a clock, ends the search.
+        Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan. The number,
+        not a clock, ends the search.
 
     Raises
     ------

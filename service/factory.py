@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from service.services.fleet import FleetService
 from service.services.placement import PlacementService
 from service.services.simulation import SimulationService
+from service.services.verification import VerificationService
 from service.storage.jobs import JobStore
 from service.storage.workloads import WorkloadStore
 
@@ -23,6 +24,7 @@ class Services:
     placements: PlacementService
     fleet: FleetService
     simulations: SimulationService
+    verifications: VerificationService
     workloads: WorkloadStore
 
 
@@ -31,6 +33,7 @@ def build_services(context: ProcessContext) -> Services:
     settings = context.settings
     placements = PlacementService(context.catalog, settings)
     workloads = WorkloadStore(context.client)
+    jobs = JobStore(context.client, settings)
     return Services(
         context=context,
         placements=placements,
@@ -42,5 +45,6 @@ def build_services(context: ProcessContext) -> Services:
             place_pool=context.place_pool,
             store_pool=context.store_pool,
         ),
-        simulations=SimulationService(context.catalog, JobStore(context.client, settings), settings),
+        simulations=SimulationService(context.catalog, jobs, settings),
+        verifications=VerificationService(jobs, settings, context.store_pool),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from placer.packing import compile_search
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.domain import Adapter, ServerConfig, Workload
 from twin.simulate import simulate
@@ -28,7 +29,7 @@ def warm_twin() -> None:
 
 
 def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
-    """Answer one small placement, verified, for each target."""
+    """Make one small plan, verified, and search for a better one, for each target."""
     for target in catalog.targets.values():
         adapters = [
             {
@@ -46,4 +47,4 @@ def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
             "adapters": adapters,
             "options": {"verify": True},
         }
-        placements.answer(orjson.dumps(document))
+        compile_search(placements.plan(orjson.dumps(document)).problem)
