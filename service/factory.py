@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.services.fleet import FleetService
 from service.services.placement import PlacementService
+from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
 from service.services.verification import VerificationService
 from service.storage.jobs import JobStore
@@ -22,6 +23,7 @@ class Services:
 
     context: ProcessContext
     placements: PlacementService
+    replacements: ReplacementService
     fleet: FleetService
     simulations: SimulationService
     verifications: VerificationService
@@ -37,6 +39,7 @@ def build_services(context: ProcessContext) -> Services:
     return Services(
         context=context,
         placements=placements,
+        replacements=ReplacementService(placements, settings),
         workloads=workloads,
         fleet=FleetService(
             settings,

@@ -91,7 +91,12 @@ class OptionsSchema(Border):
         le=1_000_000,
         description="Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan.",
     )
-    max_moves: None = Field(default=None, description="For plans that start from a current one.")
+    max_moves: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Adapters that may change their GPU: of `POST /re-place` only.",
+    )
 
 
 class WorkloadSchema(Border):
@@ -157,6 +162,29 @@ class WorkloadSchema(Border):
             output_tokens_cv=output_cv,
             arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
         )
+
+
+class CurrentGpuSchema(Border):
+    """One server that runs, and what it serves."""
+
+    gpu: int = Field(ge=0, le=1_000_000)
+    max_loras: int = Field(ge=1, le=4096)
+    max_lora_rank: int = Field(ge=1, le=MAX_RANK)
+    adapters: list[str]
+
+
+class CurrentSchema(Border):
+    """The plan in force."""
+
+    gpus: list[CurrentGpuSchema]
+
+
+class ReplaceRequest(WorkloadSchema):
+    """A workload as it is now, and the servers that run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    current: CurrentSchema
 
 
 class SimulateRequest(Border):
@@ -263,6 +291,33 @@ class PlanSchema(BaseModel):
     surrogate_version: str
     calibration_id: str
     verification: VerificationSchema
+
+
+class MoveSchema(BaseModel):
+    """An adapter that changes its GPU: a load there and an unload here, about a second."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    adapter: str
+    source: int = Field(alias="from")
+    target: int = Field(alias="to")
+
+
+class UnmendedSchema(BaseModel):
+    """A GPU that stays too full, and why."""
+
+    gpu: int
+    reason: str
+
+
+class DeltaSchema(PlanSchema):
+    """A plan near the one in force. GPUs that run keep their numbers; `feasible` needs all mended too."""
+
+    moves: list[MoveSchema]
+    restarts: list[int] = Field(description="GPUs that run and start anew with other flags.")
+    opened: list[int]
+    closed: list[int]
+    unmended: list[UnmendedSchema]
 
 
 class PlanOutcomeSchema(BaseModel):

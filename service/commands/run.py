@@ -59,6 +59,42 @@ def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (
     _print_plan(orjson.loads(answer))
 
 
+def re_place(
+    workload: Annotated[
+        Path,
+        typer.Option(
+            "--workload",
+            help="A workload with `current`, the plan in force, as JSON, or - for standard input.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Get from the plan in force to one that holds: the answer of POST /re-place."""
+    import orjson  # noqa: PLC0415
+
+    from service.observability import configure_logging  # noqa: PLC0415
+    from service.services.catalog import load_catalog  # noqa: PLC0415
+    from service.services.placement import PlacementService  # noqa: PLC0415
+    from service.services.replacement import ReplacementService  # noqa: PLC0415
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    placements = PlacementService(load_catalog(), settings)
+    answer = ReplacementService(placements, settings).answer(read_input(workload))
+    if json:
+        sys.stdout.buffer.write(answer + b"\n")
+        return
+    plan = orjson.loads(answer)
+    _print_plan(plan)
+    typer.echo(
+        f"{len(plan['moves'])} moves, restarts {plan['restarts']}, "
+        f"opened {plan['opened']}, closed {plan['closed']}"
+    )
+    for row in plan["unmended"]:
+        typer.echo(f"not mended: GPU {row['gpu']}: {row['reason']}")
+
+
 class BenchPart(StrEnum):
     """What `bench` measures."""
 

@@ -8,22 +8,23 @@ from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
-from service.schemas import PlanOutcomeSchema, PlanSchema, WorkloadSchema
+from service.schemas import DeltaSchema, PlanOutcomeSchema, PlanSchema, ReplaceRequest, WorkloadSchema
 
 router = APIRouter(tags=["placement"])
+
+PLACING_PROBLEMS = problems(
+    s408="The body did not arrive in time",
+    s413="The body is too large",
+    s422="The request is not valid; `field` names what to mend",
+    s503="Busy or still starting; see Retry-After",
+)
 
 
 @router.post(
     "/place",
     summary="Plan a workload: how many GPUs, which adapter where, with which flags.",
     openapi_extra=describe_body(WorkloadSchema),
-    responses={200: {"model": PlanSchema}}
-    | problems(
-        s408="The body did not arrive in time",
-        s413="The body is too large",
-        s422="The request is not valid; `field` names what to mend",
-        s503="Busy or still starting; see Retry-After",
-    ),
+    responses={200: {"model": PlanSchema}} | PLACING_PROBLEMS,
 )
 async def place(request: Request) -> Response:
     """Answer from memory: neither the store nor a worker is needed.
@@ -34,6 +35,20 @@ async def place(request: Request) -> Response:
     async with bodies_of(request).read(request) as body:
         plan, answer = await services.context.place_pool.run(lambda: services.placements.planned(body))
         services.verifications.offer(plan, body)
+    return json_response(answer)
+
+
+@router.post(
+    "/re-place",
+    summary="From the plan in force to one that holds, with few moves and fewer restarts.",
+    openapi_extra=describe_body(ReplaceRequest),
+    responses={200: {"model": DeltaSchema}} | PLACING_PROBLEMS,
+)
+async def re_place(request: Request) -> Response:
+    """Answer from memory; `max_moves` is a hard limit, and what it leaves broken is in `unmended`."""
+    services = ready_services(request)
+    async with bodies_of(request).read(request) as body:
+        answer = await services.context.place_pool.run(lambda: services.replacements.answer(body))
     return json_response(answer)
 
 

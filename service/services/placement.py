@@ -64,7 +64,9 @@ class PlacementService:
         """
         request = WorkloadSchema.parse(document)
         check_size(request, self._settings)
-        problem = self._problem(request)
+        if request.options.max_moves is not None:
+            raise InvalidRequestError("is an option of POST /re-place only", field="options.max_moves")
+        problem = self.problem_of(request)
         if request.options.verify:
             _check_verifiable(problem, self._settings)
         placement, verification = place(problem), NOT_ASKED
@@ -72,7 +74,7 @@ class PlacementService:
             placement, verification = self._verified(placement, problem)
         PLACEMENT_ADAPTERS.inc(problem.workload.num_adapters)
         return Plan(
-            plan_id=_plan_id(document, problem),
+            plan_id=plan_id_of(document, problem),
             problem=problem,
             placement=placement,
             verification=verification,
@@ -96,7 +98,14 @@ class PlacementService:
         )
         return checked.placement, verification_document(checked)
 
-    def _problem(self, request: WorkloadSchema) -> PlacementProblem:
+    def problem_of(self, request: WorkloadSchema) -> PlacementProblem:
+        """Return what a workload document asks for.
+
+        Raises
+        ------
+        InvalidRequestError, InvalidInputError
+            Naming the field.
+        """
         target = self._catalog.find(gpu_type=request.gpu_type, base_model=request.base_model)
         options = request.options
         try:
@@ -115,7 +124,7 @@ class PlacementService:
             raise InvalidRequestError(error.message, field=field) from error
 
 
-def _plan_id(document: bytes, problem: PlacementProblem) -> str:
+def plan_id_of(document: bytes, problem: PlacementProblem) -> str:
     """Return a name that equal requests to equal surrogates share."""
     digest = hashlib.blake2b(document, digest_size=12)
     digest.update(problem.surrogate.version.encode())
@@ -161,27 +170,29 @@ def _check_verifiable(problem: PlacementProblem, settings: Settings) -> None:
 
 def encode_plan(plan: Plan) -> bytes:
     """Return the plan as the contract's JSON (`service.schemas.PlanSchema`)."""
+    return orjson.dumps(plan_document(plan))
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON values."""
     placement, problem = plan.placement, plan.problem
     ids = problem.workload.adapter_ids
-    return orjson.dumps(
-        {
-            "plan_id": plan.plan_id,
-            "feasible": placement.feasible,
-            "num_gpus": placement.num_gpus,
-            "lower_bound": placement.lower_bound,
-            "gap": placement.gap,
-            "bound_rests_on": placement.bound_rests_on,
-            "starvation_probability": _number(placement.starvation_probability),
-            "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
-            "unplaced": [
-                {"adapter": ids[row.row], "code": row.code, "reason": row.reason}
-                for row in placement.unplaced
-            ],
-            "surrogate_version": problem.surrogate.version,
-            "calibration_id": problem.calibration.calibration_id,
-            "verification": plan.verification,
-        }
-    )
+    return {
+        "plan_id": plan.plan_id,
+        "feasible": placement.feasible,
+        "num_gpus": placement.num_gpus,
+        "lower_bound": placement.lower_bound,
+        "gap": placement.gap,
+        "bound_rests_on": placement.bound_rests_on,
+        "starvation_probability": _number(placement.starvation_probability),
+        "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
+        "unplaced": [
+            {"adapter": ids[row.row], "code": row.code, "reason": row.reason} for row in placement.unplaced
+        ],
+        "surrogate_version": problem.surrogate.version,
+        "calibration_id": problem.calibration.calibration_id,
+        "verification": plan.verification,
+    }
 
 
 def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from placer.delta import re_place
 from placer.packing import compile_search
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.domain import Adapter, ServerConfig, Workload
@@ -29,7 +30,7 @@ def warm_twin() -> None:
 
 
 def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
-    """Make one small plan, verified, and search for a better one, for each target."""
+    """Make one small plan, verified, search for a better one and re-place it, for each target."""
     for target in catalog.targets.values():
         adapters = [
             {
@@ -47,4 +48,6 @@ def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
             "adapters": adapters,
             "options": {"verify": True},
         }
-        compile_search(placements.plan(orjson.dumps(document)).problem)
+        problem = placements.plan(orjson.dumps(document)).problem
+        compile_search(problem)
+        re_place(problem, ())
