@@ -155,10 +155,9 @@ def lower_bounds(problem: PlacementProblem, shares: NDArray[np.float64] | None =
     shares
         (num_adapters,) float64 from `least_shares` where they are at hand.
     """
-    utilisation = workload_utilisation(problem)
     count = problem.workload.num_adapters / max_adapters_per_gpu(problem)
     return LowerBounds(
-        load=math.ceil(utilisation * (1 - ROUNDING)),
+        load=load_bound(problem),
         share=martello_toth(least_shares(problem) if shares is None else shares),
         count=math.ceil(count),
     )
@@ -176,6 +175,11 @@ def tighter(first: LowerBounds, second: LowerBounds) -> LowerBounds:
 def lower_bound(problem: PlacementProblem) -> int:
     """Return a number of GPUs that no plan with every adapter placed goes below."""
     return lower_bounds(problem).best
+
+
+def load_bound(problem: PlacementProblem) -> int:
+    """Return the bound that rests on the calibration alone."""
+    return math.ceil(workload_utilisation(problem) * (1 - ROUNDING))
 
 
 def martello_toth(shares: NDArray[np.float64]) -> int:
