@@ -134,11 +134,10 @@ def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
 
         return bench_surrogate()
     if part is BenchPart.PLACE:
-        from placer.bench import ALL_FAMILIES, bench_place  # noqa: PLC0415
-        from placer.families import FAMILIES  # noqa: PLC0415
+        from placer.bench import ALL_FAMILIES, KNOWN_FAMILIES, bench_place  # noqa: PLC0415
         from service.errors import UsageError  # noqa: PLC0415
 
-        known = (ALL_FAMILIES, *FAMILIES)
+        known = (ALL_FAMILIES, *KNOWN_FAMILIES)
         if family not in known:
             raise UsageError(f"must be one of {', '.join(known)}, got {family!r}", field="--family")
         return bench_place(family, seed)
