@@ -25,8 +25,10 @@ class Margins:
     few_kv_requests
         A KV cache that holds about so many requests, or fewer, may fill to a smaller share: its
         pressure p keeps ``p (1 + (few_kv_requests / requests)^2) <= 1``.
-    min_slots_over_active
-        Slots over adapters with a request running, at least, where not every adapter has a slot.
+    min_slots_over_active, min_slots_over_hot
+        Slots over adapters with a request running, and over those with many running nearly always, at
+        least, where not every adapter has a slot. The first may wait for each other; a hot one holds
+        its slot for good.
     min_served_fraction
         What the tree for throughput must predict; below 0.9 a server is starved.
     quiet_share
@@ -36,7 +38,8 @@ class Margins:
 
     max_rho: float = 1.05
     few_kv_requests: float = 80.0
-    min_slots_over_active: float = 1.0
+    min_slots_over_active: float = 0.3
+    min_slots_over_hot: float = 1.0
     min_served_fraction: float = 0.95
     quiet_share: float = 0.5
 
@@ -48,7 +51,7 @@ class Margins:
 
     @cached_property
     def vector(self) -> np.ndarray:
-        """The margins in the order that `placer.kernels.acceptance` reads them, (5,) float64."""
+        """The margins in the order that `placer.kernels.acceptance` reads them, (6,) float64."""
         return np.array([getattr(self, field.name) for field in fields(self)], dtype=np.float64)
 
 

@@ -18,6 +18,7 @@ from models.kernels.features import (
     SCHEDULER_COEFFICIENTS,
     SLOTS_OVER_ACTIVE,
     SLOTS_OVER_COUNT,
+    SLOTS_OVER_HOT,
     STEP_COEFFICIENTS,
 )
 from models.kernels.surrogate import evaluate
@@ -39,7 +40,14 @@ REFUSED = 2.0
 """Stands for a probability where the physics refuse."""
 
 # Places of `placer.margins.Margins.vector`.
-MAX_RHO, FEW_KV_REQUESTS, MIN_SLOTS_OVER_ACTIVE, MIN_SERVED_FRACTION, QUIET_SHARE = range(5)
+(
+    MAX_RHO,
+    FEW_KV_REQUESTS,
+    MIN_SLOTS_OVER_ACTIVE,
+    MIN_SLOTS_OVER_HOT,
+    MIN_SERVED_FRACTION,
+    QUIET_SHARE,
+) = range(6)
 
 
 class Oracle(NamedTuple):
@@ -50,7 +58,7 @@ class Oracle(NamedTuple):
     surrogate
         `SurrogateArrays` of the surrogate.
     margins
-        (5,) float64, `placer.margins.Margins.vector`.
+        (6,) float64, `placer.margins.Margins.vector`.
     starvation_risk
         Largest probability of starvation that a GPU may have.
     known_adapters, max_adapters
@@ -98,7 +106,7 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
 
     A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
     more must agree: the capacity by formula, a margin of KV cache where it holds few requests, slots
-    for the adapters with a request running, and the tree for throughput. Long requests that meet a
+    for the adapters that never yield one, and the tree for throughput. Long requests that meet a
     full cache preempt each other: each is admitted again as soon as its first chunk fits, and its
     recomputation fills the cache anew. Such a server does not recover by itself.
 
@@ -121,13 +129,14 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
     if kv_pressure * (1.0 + (margins[FEW_KV_REQUESTS] / scratch[KV_REQUESTS]) ** 2) > 1.0:
         return REFUSED
     if scratch[SLOTS_OVER_COUNT] < 1.0:
-        if slots < margins[MIN_SLOTS_OVER_ACTIVE]:
+        scarce = scratch[SLOTS_OVER_HOT] < margins[MIN_SLOTS_OVER_HOT]
+        if scarce or slots < margins[MIN_SLOTS_OVER_ACTIVE]:
             return REFUSED
         if rho < 1.0 and not _settled(oracle.surrogate[0], aggregates, scratch, max_loras, max_lora_rank):
             return REFUSED
     if aggregates[COUNT] > oracle.known_adapters:
         quiet = margins[QUIET_SHARE]
-        if rho > quiet or kv_pressure > quiet or slots * quiet < margins[MIN_SLOTS_OVER_ACTIVE]:
+        if rho > quiet or kv_pressure > quiet or slots * quiet < 1.0:
             return REFUSED
     return risk
 

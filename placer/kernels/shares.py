@@ -22,12 +22,15 @@ from placer.kernels.acceptance import (
     MAX_RHO,
     MAX_UNSETTLED,
     MIN_SLOTS_OVER_ACTIVE,
+    MIN_SLOTS_OVER_HOT,
 )
 from twin.kernels.latency import scheduler_us, step_ms
 from twin.kernels.memory import kv_tokens_kernel
 
-# What an adapter brings, a second: decodes, prompt tokens, context tokens; and activity at a pace.
-DECODES, PROMPT, CONTEXT, ACTIVITY = range(4)
+# What an adapter brings, a second: decodes, prompt tokens, context tokens; and, at a pace, the chances
+# that it has a request running and that it has many.
+DECODES, PROMPT, CONTEXT, ACTIVITY, HOT = range(5)
+NUM_SIZES = 5
 
 NUM_CONDITIONS = 7
 ACTIVE_PARTS = (0.0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -43,6 +46,9 @@ DEAR = 1.02
 
 FLOAT32_SLACK = 1e-5
 """Features are float32: limits are met to this."""
+
+HEAT_SLACK = 0.01
+"""The same of hot adapters, which are a difference of two activities: of the number itself."""
 
 ACTIVITY_SLACK = 0.01
 """The oracle interpolates activity; it is never less than this below the truth."""
@@ -154,9 +160,9 @@ def _next_above(ladder, num_ladder, value):
 
 
 @njit(cache=True, nogil=True)
-def _value(row, work, active):
+def _value(row, work, active, hot):
     """Return a condition's size of an adapter, or of a mean one."""
-    return row[0] * work[0] + row[1] * work[1] + row[2] * work[2] + row[3] * active
+    return row[0] * work[0] + row[1] * work[1] + row[2] * work[2] + row[3] * active + row[4] * hot
 
 
 @njit(cache=True, nogil=True)
@@ -208,22 +214,26 @@ def _cluster_starts(brought, rank_class, num_classes, max_clusters):
 
 
 @njit(cache=True, nogil=True)
-def _clusters(brought, activity, starts):
+def _clusters(brought, activity, heat, starts):
     """Return means and least values of what adapters bring, and of their activity, group by group."""
     num_clusters, num_paces = starts.shape[0] - 1, activity.shape[1]
     means, active = np.zeros((num_clusters, 3)), np.zeros((num_clusters, num_paces))
+    hot, least_hot = np.zeros((num_clusters, num_paces)), np.full((num_clusters, num_paces), np.inf)
     least, least_active = np.full((num_clusters, 3), np.inf), np.full((num_clusters, num_paces), np.inf)
     most_decodes = np.zeros(num_clusters)
     for g in range(num_clusters):
         for row in range(starts[g], starts[g + 1]):
             means[g] += brought[row]
             active[g] += activity[row]
+            hot[g] += heat[row]
+            least_hot[g] = np.minimum(least_hot[g], heat[row])
             least[g] = np.minimum(least[g], brought[row])
             least_active[g] = np.minimum(least_active[g], activity[row])
             most_decodes[g] = max(most_decodes[g], brought[row, DECODES])
         means[g] /= starts[g + 1] - starts[g]
         active[g] /= starts[g + 1] - starts[g]
-    return means, active, least, least_active, most_decodes
+        hot[g] /= starts[g + 1] - starts[g]
+    return means, active, hot, least, least_active, least_hot, most_decodes
 
 
 @njit(cache=True, nogil=True)
@@ -255,7 +265,7 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
     Returns
     -------
     rows, row_pace
-        (num_cells, NUM_CONDITIONS, 4) float64: a GPU of the cell holds at most 1 of each;
+        (num_cells, NUM_CONDITIONS, NUM_SIZES) float64: a GPU of the cell holds at most 1 of each;
         (num_cells,) int64.
     """
     num_adapters = brought.shape[0]
@@ -271,7 +281,7 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
     mean_context = total[CONTEXT] / total[DECODES]
     most_active = min(ladder[num_ladder - 1] * 1.0, num_adapters * 1.0)
 
-    rows = np.zeros((1024, NUM_CONDITIONS, 4))
+    rows = np.zeros((1024, NUM_CONDITIONS, NUM_SIZES))
     row_pace = np.zeros(1024, dtype=np.int64)
     num_cells = 0
     pace_row, pace_kv = np.zeros(3), np.zeros(3)
@@ -351,7 +361,8 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
                             left = max(full - settled * operating_s, 1e-9)
                             for c in range(3):
                                 cell[2, c] = (load[c] - fixed_s * pace_row[c]) / (MAX_UNSETTLED * left)
-                                cell[3, c] = cell[2, c]
+                                cell[3, c] = 0.0
+                            cell[3, HOT] = margins[MIN_SLOTS_OVER_HOT] / ladder[last_slots]
                             cell[4, ACTIVITY] = 1.0 / (ACTIVE_PARTS[part + 1] * most_slots)
                         cell[5, CONTEXT] = 1.0 / (kv * fast)
                         cell[6, DECODES] = cell[6, PROMPT] = 1.0 / (budget * fast)
@@ -360,17 +371,17 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
 
 
 @njit(cache=True, nogil=True)
-def _take_least(size, pace, brought, activity, first, last, shares):
+def _take_least(size, pace, brought, activity, heat, first, last, shares):
     """Lower the shares of the adapters from `first` to `last` to this size, where it is less."""
     for row in range(first, last):
-        value = _value(size, brought[row], activity[row, pace])
+        value = _value(size, brought[row], activity[row, pace], heat[row, pace])
         shares[row] = min(shares[row], value)
 
 
 @njit(cache=True, nogil=True)
 def _all_cells(calibration, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio):
     """Return `_cells` of every slot rank that a GPU may need, and each cell's; rows sorted by rank."""
-    rows = np.zeros((0, NUM_CONDITIONS, 4))
+    rows = np.zeros((0, NUM_CONDITIONS, NUM_SIZES))
     row_pace, cell_class = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for each in range(slot_ranks.shape[0]):
         below = np.searchsorted(rank_class, each, side="right")
@@ -427,7 +438,7 @@ def least_shares(
     slot_ranks, ladders
         As in `placer.kernels.acceptance.Oracle`.
     margins
-        (5,) float64, `placer.margins.Margins.vector`.
+        (6,) float64, `placer.margins.Margins.vector`.
     pace_ratio
         Steps a second are cut at a geometric row of this ratio.
     bucket_ratio
@@ -446,14 +457,20 @@ def least_shares(
     paces[0] = fullest / (1e-3 * calibration[STEP_COEFFICIENTS])
     for k in range(1, num_paces):
         paces[k] = paces[k - 1] / pace_ratio
-    activity = np.empty((num_adapters, num_paces))
+    activity, heat = np.empty((num_adapters, num_paces)), np.empty((num_adapters, num_paces))
     for row in range(num_adapters):
         for k in range(num_paces):
-            activity[row, k] = (1.0 - np.exp(-busy[row] / paces[k])) * (1.0 - ACTIVITY_SLACK)
+            idle = np.exp(-0.25 * busy[row] / paces[k])
+            heat[row, k] = (1.0 - idle) ** 2 * (1.0 - ACTIVITY_SLACK) - HEAT_SLACK
+            heat[row, k] = max(heat[row, k], 0.0)
+            activity[row, k] = (1.0 - idle**4) * (1.0 - ACTIVITY_SLACK)
     order = _like_order(brought, activity, rank_class)
-    brought, activity, rank_class = brought[order], activity[order], rank_class[order]
+    brought, activity, heat = brought[order], activity[order], heat[order]
+    rank_class = rank_class[order]
     starts, cluster_class = _cluster_starts(brought, rank_class, num_classes, max_clusters)
-    means, active, least, least_active, most_decodes = _clusters(brought, activity, starts)
+    means, active, hot, least, least_active, least_hot, most_decodes = _clusters(
+        brought, activity, heat, starts
+    )
     rows, row_pace, cell_class = _all_cells(
         calibration, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio
     )
@@ -467,13 +484,17 @@ def least_shares(
                 break
             most = 0.0
             for c in range(NUM_CONDITIONS):
-                most = max(most, _value(rows[j, c], means[g], active[g, row_pace[j]]))
+                most = max(most, _value(rows[j, c], means[g], active[g, row_pace[j]], hot[g, row_pace[j]]))
             price[g] = min(price[g], most)
 
     # --- Each cell's mixture; the least over cells. A group is passed by where none of it can be less.
     worth = np.empty((NUM_CONDITIONS, num_clusters))
     table = np.empty((NUM_CONDITIONS + 1, num_clusters + NUM_CONDITIONS + 1))
-    weights, size, sorted_shares = np.empty(NUM_CONDITIONS), np.empty(4), np.full(num_adapters, np.inf)
+    weights, size, sorted_shares = (
+        np.empty(NUM_CONDITIONS),
+        np.empty(NUM_SIZES),
+        np.full(num_adapters, np.inf),
+    )
     ceiling = np.full(num_clusters, np.inf)
     for j in range(num_cells):
         pace = row_pace[j]
@@ -482,7 +503,7 @@ def least_shares(
         for c in range(NUM_CONDITIONS):
             cheapest = np.inf
             for g in range(width):
-                worth[c, g] = _value(rows[j, c], means[g], active[g, pace]) / price[g]
+                worth[c, g] = _value(rows[j, c], means[g], active[g, pace], hot[g, pace]) / price[g]
                 cheapest = min(cheapest, worth[c, g])
             if cheapest > most:
                 dearest, most = c, cheapest
@@ -491,16 +512,16 @@ def least_shares(
             weights[dearest] = 1.0
         else:
             _mixture(worth, width, table, weights)
-        for k in range(4):
+        for k in range(NUM_SIZES):
             size[k] = 0.0
             for c in range(NUM_CONDITIONS):
                 size[k] += weights[c] * rows[j, c, k]
         for g in range(width):
-            floor = _value(size, least[g], least_active[g, pace])
+            floor = _value(size, least[g], least_active[g, pace], least_hot[g, pace])
             if size[DECODES] < 0.0:
                 floor += size[DECODES] * (most_decodes[g] - least[g, DECODES])
             if floor >= ceiling[g]:
                 continue
-            _take_least(size, pace, brought, activity, starts[g], starts[g + 1], sorted_shares)
+            _take_least(size, pace, brought, activity, heat, starts[g], starts[g + 1], sorted_shares)
             ceiling[g] = sorted_shares[starts[g] : starts[g + 1]].max()
     shares[order] = sorted_shares

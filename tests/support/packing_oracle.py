@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from placer.packing import Variant
     from placer.problem import PlacementProblem
 
-ASKED = ("rho", "slots_over_active", "kv_pressure", "kv_requests", "batch", "context_tokens")
+ASKED = (
+    "rho",
+    "slots_over_active",
+    "slots_over_hot",
+    "kv_pressure",
+    "kv_requests",
+    "batch",
+    "context_tokens",
+)
 REACH = 3
 FEW_SLOTS = 8
 SPARE_SLOTS = 1.25
@@ -94,6 +102,8 @@ class Oracle:
         """Whether active adapters outnumber the slots, or the batch that counts them is not settled."""
         if asked["slots_over_active"] < self.margins.min_slots_over_active:
             return True
+        if asked["slots_over_hot"] < self.margins.min_slots_over_hot:
+            return True
         calibration = self.problem.calibration
         active, running = server.max_loras / asked["slots_over_active"], asked["batch"] + 1.0
         step = step_ms(
@@ -111,11 +121,7 @@ class Oracle:
     def loud(self, asked) -> bool:
         """Whether a GPU uses more than the quiet share of some limit."""
         quiet = self.margins.quiet_share
-        return (
-            asked["rho"] > quiet
-            or asked["kv_pressure"] > quiet
-            or asked["slots_over_active"] * quiet < self.margins.min_slots_over_active
-        )
+        return asked["rho"] > quiet or asked["kv_pressure"] > quiet or asked["slots_over_active"] * quiet < 1
 
     def choices(self, rows) -> list[int]:
         """Values of `max_loras` worth a trial for these adapters."""

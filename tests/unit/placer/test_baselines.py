@@ -82,7 +82,7 @@ def test_a_family_gives_the_same_workload_for_the_same_seed_and_can_be_placed(fa
 
 
 def test_an_unknown_family_is_refused_by_name():
-    with pytest.raises(InvalidProblemError, match="zipf, all-hot, all-cold, mixed-lengths, got 'x'"):
+    with pytest.raises(InvalidProblemError, match=r"zipf, all-hot, all-cold, .*got 'x'"):
         family_workload("x", 0, 10, make_calibration())
 
 
