@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from models.artifact import load_shipped
 from placer.baselines import BASELINES
 from placer.explain import server_config
 from placer.families import FAMILIES, family_workload
+from placer.margins import DEFAULT_MARGINS
 from placer.packing import place
 from placer.problem import PlacementProblem
 from placer.trace_families import TRACE_FAMILIES, TraceCase, available, trace_case
 from placer.verify import replay, verify
-from twin.calibration import load_calibration
+from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.simulate import simulate_requests
 from twin.workload import RequestStream
 
@@ -167,3 +168,56 @@ def _median_ms(problem: PlacementProblem) -> float:
         place(problem)
         taken.append(1e3 * (time.perf_counter() - start))
     return sorted(taken)[NUM_TIMINGS // 2]
+
+
+MARGIN_ROWS: tuple[dict[str, float], ...] = (
+    {},
+    {"max_rho": 1.0},
+    {"max_rho": 1.1},
+    {"few_kv_requests": 0.0},
+    {"few_kv_requests": 40.0},
+    {"few_kv_requests": 160.0},
+    {"min_slots_over_active": 0.15},
+    {"min_slots_over_active": 0.6},
+    {"min_slots_over_active": 1.0},
+    {"min_slots_over_hot": 0.8},
+    {"min_slots_over_hot": 1.5},
+    {"min_served_fraction": 0.92},
+    {"min_served_fraction": 0.97},
+)
+"""Changes to `placer.margins.DEFAULT_MARGINS`, one at a time; the first row changes nothing."""
+
+MARGIN_SIZES = (100, 600)
+
+
+def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Return for each row of margins how many GPUs plans need and how many of them starve in the twin.
+
+    A margin is chosen so that fewer than `starvation_risk` of the GPUs starve and no more GPUs are
+    needed than that takes. Run again whenever the twin or the trees change.
+    """
+    records = []
+    for calibration_id in calibration_ids or shipped_calibration_ids():
+        calibration, surrogate = load_calibration(calibration_id), load_shipped(calibration_id)
+        instances = [
+            instance
+            for family in KNOWN_FAMILIES
+            for instance in _instances(family, seed, calibration, surrogate, MARGIN_SIZES)
+        ]
+        for change in MARGIN_ROWS:
+            margins = replace(DEFAULT_MARGINS, **change)
+            plans = [
+                (replace(instance, problem=replace(instance.problem, margins=margins, num_trials=0)))
+                for instance in instances
+            ]
+            placed = [(place(each.problem), each) for each in plans]
+            records.append(
+                {
+                    "calibration_id": calibration_id,
+                    "change": change,
+                    "num_gpus": sum(plan.num_gpus for plan, _ in placed),
+                    "starved_gpus": sum(_starved_gpus(plan, each) for plan, each in placed),
+                    "unplaced": sum(len(plan.unplaced) for plan, _ in placed),
+                }
+            )
+    return {"default": asdict(DEFAULT_MARGINS), "rows": records}

@@ -97,12 +97,15 @@ def place(problem: PlacementProblem) -> Placement:
 
     A GPU is accepted when its server starts (`twin.memory`), it keeps the margins of
     `placer.margins`, and its probability of starvation is at most its allowance of
-    `starvation_risk` (`risk_allowance`). Deterministic: no clock, no random numbers.
+    `starvation_risk` (`risk_allowance`). Deterministic: no clock, no random numbers but seeded ones.
+    With `num_trials` 0 it is the first packing, and the bound is that of load and count alone.
     """
     tables = build_tables(problem)
+    if problem.num_trials == 0:
+        return assemble(problem, tables, run(tables, VARIANTS[0]), tables.bounds)
     best = min(packings(tables), key=lambda packing: packing.quality)
     found = tables.bounds
-    if problem.num_trials and best.quality > (0, found.best):
+    if best.quality > (0, found.best):
         found = bounds.tighter(found, bounds.lower_bounds(problem, bounds.least_shares(problem, bounds.FINE)))
         best = improved(tables, best, found.best, problem.num_trials)
     return assemble(problem, tables, best, found)
@@ -169,7 +172,7 @@ def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
         Values of `max_loras` to consider beside the ladder's: those of servers that run already.
     """
     workload = problem.workload
-    shares = bounds.least_shares(problem)
+    shares = bounds.least_shares(problem) if problem.num_trials else np.zeros(workload.num_adapters)
     found = bounds.lower_bounds(problem, shares)
     request_tokens = workload.input_tokens_mean + workload.output_tokens_mean
     candidates = np.flatnonzero(request_tokens <= problem.longest_request_tokens)

@@ -33,6 +33,9 @@ MAX_ROUNDS = 6
 SHED_SHARE = 0.06
 """Of its load that a starved GPU gives away beyond what it could not serve."""
 
+SHUT = 2.0
+"""As the share of a GPU: it takes nothing more."""
+
 Status = Literal["verified", "starved", "incomplete", "no_gpus"]
 
 
@@ -208,7 +211,7 @@ def _mend(
     num_gpus, repairs = placement.num_gpus, []
     # Nobody may move to a GPU that starves: full, for the packer.
     own_share = fleet.share[starved].copy()
-    fleet.share[starved] = 1.0
+    fleet.share[starved] = SHUT
     for gpu in starved:
         report = reports[gpu]
         assert report is not None, "a starved GPU was replayed"

@@ -101,6 +101,7 @@ class BenchPart(StrEnum):
     TWIN = "twin"
     SURROGATE = "surrogate"
     PLACE = "place"
+    MARGINS = "margins"
     HTTP = "http"
 
 
@@ -117,7 +118,8 @@ def bench(
     import orjson  # noqa: PLC0415
 
     if part is None:
-        figures = {str(each): _measure(each, family, seed, url) for each in BenchPart}
+        parts = [each for each in BenchPart if each is not BenchPart.MARGINS]  # minutes, and no speed
+        figures = {str(each): _measure(each, family, seed, url) for each in parts}
     else:
         figures = _measure(part, family, seed, url)
     options = 0 if json else orjson.OPT_INDENT_2
@@ -141,6 +143,10 @@ def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
         if family not in known:
             raise UsageError(f"must be one of {', '.join(known)}, got {family!r}", field="--family")
         return bench_place(family, seed)
+    if part is BenchPart.MARGINS:
+        from placer.bench import bench_margins  # noqa: PLC0415
+
+        return bench_margins(seed)
     from service.bench import bench_http  # noqa: PLC0415
 
     return bench_http(url)
