@@ -15,7 +15,7 @@ import numpy as np
 from models.features import aggregate, features_of
 from models.kernels.features import RHO
 from placer.bounds import load_bound, workload_utilisation
-from placer.explain import binding_constraint
+from placer.explain import binding_constraint, head_room
 from placer.limits import usable_slot_ranks
 from placer.placement import GpuPlan, Placement
 from placer.ranks import slot_rank, slot_rank_classes
@@ -295,4 +295,5 @@ def _gpu(problem: PlacementProblem, gpu: int, rows: NDArray[np.int64], slots: in
             aggregates, ServerConfig(max_loras=max_loras, max_lora_rank=rank)
         ),
         binding_constraint=binding_constraint(features),
+        head_room=head_room(features),
     )

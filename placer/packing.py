@@ -10,11 +10,12 @@ import numpy as np
 from models.features import NUM_AGGREGATES, NUM_FEATURES
 from models.surrogate import Prediction
 from placer import bounds, limits
-from placer.explain import binding_constraint
+from placer.explain import binding_constraint, head_room
 from placer.improvement import search
 from placer.kernels import packing as kernel
 from placer.kernels.acceptance import Oracle
 from placer.kernels.best_case import utilisation_of_each
+from placer.latency import shortest_requests
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
 
@@ -93,7 +94,9 @@ class Packing:
 
 
 def place(problem: PlacementProblem) -> Placement:
-    """Return the plan with the fewest GPUs that was found; every adapter is in it or in `unplaced`.
+    """Return the best plan that was found; every adapter is in it or in `unplaced`.
+
+    ``min_gpus``: the fewest GPUs. ``min_latency``: see `placer.latency`.
 
     A GPU is accepted when its server starts (`twin.memory`), it keeps the margins of
     `placer.margins`, and its probability of starvation is at most its allowance of
@@ -101,6 +104,10 @@ def place(problem: PlacementProblem) -> Placement:
     With `num_trials` 0 it is the first packing, and the bound is that of load and count alone.
     """
     tables = build_tables(problem)
+    if problem.objective == "min_latency":
+        fleet = empty_fleet(len(tables.items.share), tables.max_gpus)
+        used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
+        return assemble(problem, tables, Packing(fleet=fleet, num_gpus=used), tables.bounds)
     if problem.num_trials == 0:
         return assemble(problem, tables, run(tables, VARIANTS[0]), tables.bounds)
     best = min(packings(tables), key=lambda packing: packing.quality)
@@ -289,6 +296,7 @@ def _gpu_plan(
         max_lora_rank=int(oracle.slot_ranks[rank_class]),
         predicted=prediction(predicted),
         binding_constraint=binding_constraint(features),
+        head_room=head_room(features),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -38,6 +40,8 @@ class GpuPlan:
         What the surrogate says of it.
     binding_constraint
         What it would run out of first.
+    head_room
+        What is left of ``kv_memory``, ``slots`` and ``throughput``, each as a share of its limit.
     """
 
     gpu: int
@@ -46,6 +50,7 @@ class GpuPlan:
     max_lora_rank: int
     predicted: Prediction
     binding_constraint: BindingConstraint
+    head_room: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def max_cpu_loras(self) -> int:

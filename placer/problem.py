@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from placer.errors import InvalidProblemError, UnsupportedObjectiveError
+from placer.errors import InvalidProblemError
 from placer.margins import DEFAULT_MARGINS, Margins
 from placer.ranks import ACCEPTED_MAX_LORA_RANKS, slot_rank_classes
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from models.surrogate import Surrogate
     from twin.domain import Calibration, Workload
 
-SUPPORTED_OBJECTIVES = ("min_gpus",)
-KNOWN_OBJECTIVES = ("min_gpus", "min_latency")
+OBJECTIVES = ("min_gpus", "min_latency")
 
 DEFAULT_STARVATION_RISK = 0.05
 
@@ -42,7 +41,8 @@ class PlacementProblem:
     surrogate
         The trees that predict starvation on that calibration.
     objective
-        ``min_gpus``: the fewest GPUs.
+        ``min_gpus``: the fewest GPUs; ``min_latency``: on `max_gpus` GPUs at most, the shortest requests
+        of the slowest GPU.
     max_gpus
         GPUs at most; None is no limit.
     starvation_risk
@@ -89,15 +89,12 @@ class PlacementProblem:
         return self.calibration.model.max_model_len if self.max_model_len is None else self.max_model_len
 
     def _check_objective(self) -> None:
-        if self.objective not in KNOWN_OBJECTIVES:
+        if self.objective not in OBJECTIVES:
             raise InvalidProblemError(
-                "objective", f"must be one of {', '.join(KNOWN_OBJECTIVES)}, got {self.objective!r}"
+                "objective", f"must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}"
             )
-        if self.objective not in SUPPORTED_OBJECTIVES:
-            raise UnsupportedObjectiveError(
-                "objective",
-                f"{self.objective!r} is not available yet, use one of {', '.join(SUPPORTED_OBJECTIVES)}",
-            )
+        if self.objective == "min_latency" and self.max_gpus is None:
+            raise InvalidProblemError("max_gpus", "must be given with objective 'min_latency', got None")
 
     def _check_identity(self) -> None:
         for name in ("base_model", "gpu_type"):

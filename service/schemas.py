@@ -229,6 +229,9 @@ class GpuSchema(BaseModel):
     adapters: list[str]
     predicted: PredictedSchema
     binding_constraint: Literal["throughput", "slots", "kv_memory", "none"]
+    head_room: dict[Literal["throughput", "slots", "kv_memory"], float] = Field(
+        description="What is left of each limit, as a share of it."
+    )
     vllm_args: list[str]
 
 
@@ -285,6 +288,7 @@ class PlanSchema(BaseModel):
     bound_rests_on: Literal["load", "count", "share"] = Field(
         description="`load`: the calibration alone; `share`: what is accepted of a GPU; `count`: adapters."
     )
+    given_up: str | None = Field(description="What the objective cost: latency, or GPUs.")
     starvation_probability: float = Field(description="That some GPU of the plan starves.")
     gpus: list[GpuSchema]
     unplaced: list[UnplacedSchema]

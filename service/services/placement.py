@@ -195,6 +195,18 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
+    """Return what the objective cost, for a reader; None where nothing is placed."""
+    if not placement.gpus:
+        return None
+    slowest = max(placement.gpus, key=lambda gpu: gpu.predicted.itl_ms)
+    pace = f"ITL {slowest.predicted.itl_ms:.0f} ms, TTFT {slowest.predicted.ttft_ms:.0f} ms"
+    if problem.objective == "min_latency":
+        more = placement.num_gpus - placement.lower_bound
+        return f"{more} GPUs above the lower bound, for {pace} on the slowest GPU"
+    return f"latency: {pace} on the slowest GPU"
+
+
 def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...]) -> dict[str, Any]:
     predicted = gpu.predicted
     return {
@@ -210,6 +222,7 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
             "ttft_ms": _number(predicted.ttft_ms),
         },
         "binding_constraint": gpu.binding_constraint,
+        "head_room": {name: _number(share) for name, share in gpu.head_room.items()},
         "vllm_args": vllm_args(gpu, problem),
     }
 
