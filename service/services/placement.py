@@ -184,6 +184,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "lower_bound": placement.lower_bound,
         "gap": placement.gap,
         "bound_rests_on": placement.bound_rests_on,
+        "given_up": _given_up(placement, problem),
         "starvation_probability": _number(placement.starvation_probability),
         "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
         "unplaced": [

@@ -6,6 +6,8 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from service.errors import NotFoundError, ServiceError
 from service.observability import UNQUEUED_VERIFICATIONS
 from service.schemas import PlanOutcomeSchema, PlanSchema, VerificationSchema
@@ -85,7 +87,10 @@ def job_of(plan_id: str) -> str:
 
 
 def _outcome(plan_id: str, record: JobRecord) -> PlanOutcomeSchema:
-    plan = None if record.report is None else PlanSchema.model_validate(record.report)
+    try:
+        plan = None if record.report is None else PlanSchema.model_validate(record.report)
+    except ValidationError:  # a report of another version of this service
+        raise NotFoundError("names a plan whose outcome an older version wrote", field="plan_id") from None
     if plan is not None:
         verification = plan.verification
     elif record.state == "finished":  # its report has expired
