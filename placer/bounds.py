@@ -1,55 +1,92 @@
 """How few GPUs any plan could need: bounds that hold for every `max_loras` and every packing.
 
-Load bound
-----------
+Two kinds of proof, and what each rests on:
+
+Load bound: the calibration alone
+---------------------------------
 Adapter `i` with rate ``r``, prompt length ``p`` and ``d`` decode steps a request (generated tokens
 less the first, which the prefill emits) asks of its GPU, each second, for ``r`` requests, ``r d``
 decodes, ``r p`` prompt tokens, and ``r (d p + d (d + 1) / 2)`` tokens of context that its decodes
 read. Call the sums over a GPU's adapters its demand X.
 
 A step with a request in it has one adapter at least, on one slot at least. Let ``f(x)`` be the time
-of such a step, Lat_model and Lat_sched together, with the work ``x`` in it. The step law is convex
-in the work (linear, and one term that begins at a knee), so N steps that do X together take at least
+of such a step, Lat_model and Lat_sched together, with the work ``x`` in it, without `eager_ms`, the
+one term that is not convex in the work (leaving a cost out can only lower the bound). The rest is
+convex (linear, and one term that begins at a knee), so N steps that do X together take at least
 ``N f(X / N)``. A step holds at most `max_num_batched_tokens` tokens, `max_num_seqs` decodes and as
 much context as the KV cache has beside one slot, which bounds N from below by ``n(X)``. Hence a GPU
-is busy for at least ``G(X) = min over N >= n(X) of N f(X / N)``: its *best-case utilisation*, and no
-plan of `placer.packing` holds a GPU where it is above 1. (In N the expression is convex with one
-knee, so the minimum is at n(X) or at the knee.)
+is busy for at least ``G(X) = min over N >= n(X) of N f(X / N)``: its *best-case utilisation*. (In N
+the expression is convex with one knee, so the minimum is at n(X) or at the knee.)
 
 G is convex and ``G(c X) = c G(X)``, so it is subadditive: G of the whole workload's demand is at most
-the sum over GPUs, at most the number of GPUs. Rounded up it is the bound.
+the sum over GPUs, at most the number of GPUs whose utilisation is at most 1. Rounded up it is the
+bound. It knows nothing of queueing, of the surrogate, or of how many adapters a step really holds.
 
-It rests on the calibration's laws (their coefficients are >= 0), on KV sizes computed from the
-model's shapes, on means of independent lengths (context is convex in the lengths, so their spread
-only adds) and on no prefix being shared between requests. It knows nothing of queueing, of the
-surrogate, or of how many adapters a step really holds: where many share a GPU it is loose. A server
-may be offered up to 1 / 0.9 of what it can do before it counts as starved: the bound is one for plans
-whose GPUs can serve all that is offered.
+Share bound: what makes the placer accept a GPU
+-----------------------------------------------
+Relative to the oracle, that is to memory, the formulas behind `models.features` and the margins of
+`placer.margins`; whatever the trees say can only take GPUs away. A *least share* is a number for each
+adapter such that the shares on an accepted GPU never exceed 1 together; then their sum over all
+adapters, rounded up, is a lower bound, and every bound of one-dimensional bin packing holds for them
+(`martello_toth`). They come about so (`placer.kernels.shares`):
+
+1. Let a GPU with slots S of rank R serve a set with decodes, prompt tokens and context tokens
+   X = (W, P, C) a second. Its fullest batch is B = min(KV(S) / (C / W), budget / (1 + P / W), seqs), its
+   pace there N = W / B = max(C / KV, (W + P) / budget, W / seqs) steps a second, and its load is
+   rho = N step(X / N; A, S, R) where A = min(S, active(1 / N) + ...) adapters are in a step.
+   Accepted means rho <= max_rho, and where the cache bounds the batch rho (1 + h) <= 1 with the margin
+   of KV ``h = (few_kv_requests C / (KV W))^2``.
+2. Cut all GPUs into cells by A, by N, by what bounds the batch, and by whether the active adapters
+   have a slot each. In a cell A > A_low, so S is at least the next value of the ladder, which bounds
+   KV from above and the slots' cost from below. ``N step(X / N)`` is convex and grows in N, so its
+   tangent, with a linear lower bound of N in it, is a linear function of X that rho never goes below;
+   ``N A >= N A_low + N_slow (A - A_low)`` adds the adapters; ``h rho >= c C^2 / W >= c (2 q C - q^2 W)``
+   adds the margin of KV. The active adapters themselves are ``sum(1 - exp(-W_i / N)) <= A_high``, and
+   tokens and context are bounded by the pace. Where slots are short of the adapters active at full
+   batch, A is S, and acceptance asks for slots for those active at the operating pace nu; the batch
+   there is settled (`placer.kernels.acceptance`), so ``nu step(X / nu; A_op) <= 1.05``, which bounds the
+   work from above by the pace, and the activity at that pace is at most S.
+3. Each of these conditions says that a linear size of the adapters adds up to at most 1. So does every
+   mixture of them with weights that add up to 1. One mixture is chosen for each cell (by the simplex
+   method, for groups of like adapters; the choice cannot make the bound wrong, only loose).
+4. A GPU is in some cell, so the least of an adapter's mixtures over all cells adds up to at most 1
+   there: that is its least share. A GPU's slot rank is part of its cell; an adapter of rank R has all
+   cells of rank R or higher.
+
+Where the rest of the gap comes from: the trees accept less than the formulas; an adapter is priced at the
+cell that suits it best, though others on its GPU may not fit there; cells have a width.
 
 Count bound
 -----------
-No GPU holds more adapters than the surrogate was trained for.
+A GPU holds at most so many adapters: `placer.limits.max_adapters_per_gpu`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from models.features import adapter_terms
+from models.kernels import features as feature
 from placer.kernels import best_case as kernel
-from placer.limits import max_adapters_per_gpu
-from placer.ranks import slot_rank
+from placer.kernels.shares import least_shares as fill_least_shares
+from placer.limits import max_adapters_per_gpu, max_loras_ladders, usable_slot_ranks
+from placer.ranks import slot_rank, slot_rank_classes
 from twin.domain import ServerConfig
-from twin.latency import scheduler_coefficients, step_coefficients
+from twin.latency import STEP_TERMS, scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from placer.placement import BoundKind
     from placer.problem import PlacementProblem
+
+EAGER_MS = feature.STEP_COEFFICIENTS + STEP_TERMS.index("eager_ms")
+"""Its place in the surrogate's copy of the calibration."""
 
 ROUNDING = 1e-9
 """Relative slack of the sums, so that rounding cannot lift a bound above a full plan."""
@@ -63,6 +100,21 @@ class BestCase(NamedTuple):
     server: NDArray[np.float64]
 
 
+class Precision(NamedTuple):
+    """How finely the share bound cuts: ratios of paces and of active adapters, groups of like ones."""
+
+    pace_ratio: float
+    bucket_ratio: float
+    max_clusters: int
+
+
+COARSE = Precision(pace_ratio=1.4, bucket_ratio=1.3, max_clusters=4)
+"""A millisecond for a thousand adapters: what the packer needs of shares."""
+
+FINE = Precision(pace_ratio=1.12, bucket_ratio=1.1, max_clusters=16)
+"""Tens of milliseconds: what a proof needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowerBounds:
     """Numbers of GPUs that no plan with every adapter placed goes below.
@@ -70,30 +122,144 @@ class LowerBounds:
     Attributes
     ----------
     load
-        From the best-case utilisation of one GPU.
+        From the calibration alone: the best-case utilisation of one GPU.
+    share
+        From least shares: what the placer accepts of one GPU.
     count
         From the adapters that one GPU may hold.
     """
 
     load: int
+    share: int
     count: int
 
     @property
     def best(self) -> int:
         """The largest bound."""
-        return max(self.load, self.count)
+        return max(self.load, self.share, self.count)
+
+    @property
+    def rests_on(self) -> BoundKind:
+        """The bound that is largest, the one with the weakest assumptions where several are."""
+        by_strength: tuple[tuple[BoundKind, int], ...] = (
+            ("load", self.load),
+            ("count", self.count),
+            ("share", self.share),
+        )
+        return next(name for name, value in by_strength if value == self.best)
 
 
-def lower_bounds(problem: PlacementProblem) -> LowerBounds:
-    """Return every bound of the problem; see the module for what each rests on."""
-    utilisation = workload_utilisation(problem)
+def lower_bounds(problem: PlacementProblem, shares: NDArray[np.float64] | None = None) -> LowerBounds:
+    """Return every bound of the problem; see the module for what each rests on.
+
+    Parameters
+    ----------
+    problem
+        What is to be placed.
+    shares
+        (num_adapters,) float64 from `least_shares` where they are at hand.
+    """
     count = problem.workload.num_adapters / max_adapters_per_gpu(problem)
-    return LowerBounds(load=math.ceil(utilisation * (1 - ROUNDING)), count=math.ceil(count))
+    return LowerBounds(
+        load=load_bound(problem),
+        share=martello_toth(least_shares(problem) if shares is None else shares),
+        count=math.ceil(count),
+    )
+
+
+def tighter(first: LowerBounds, second: LowerBounds) -> LowerBounds:
+    """Return the larger of each bound: both sets are valid."""
+    return LowerBounds(
+        load=max(first.load, second.load),
+        share=max(first.share, second.share),
+        count=max(first.count, second.count),
+    )
 
 
 def lower_bound(problem: PlacementProblem) -> int:
     """Return a number of GPUs that no plan with every adapter placed goes below."""
     return lower_bounds(problem).best
+
+
+def load_bound(problem: PlacementProblem) -> int:
+    """Return the bound that rests on the calibration alone."""
+    return math.ceil(workload_utilisation(problem) * (1 - ROUNDING))
+
+
+def martello_toth(shares: NDArray[np.float64]) -> int:
+    """Return the bound L2 of Martello and Toth (1990) for items of these sizes and bins of 1.
+
+    For each threshold K <= 1/2: items above 1 - K fit with nothing of K or more, each other one above
+    1/2 needs a bin of its own, and what these leave must hold the items in [K, 1/2].
+
+    Parameters
+    ----------
+    shares
+        (num_adapters,) float64 >= 0; more than 1 counts as 1.
+    """
+    sizes = np.sort(np.minimum(shares, 1.0))[::-1]
+    summed = np.concatenate([[0.0], np.cumsum(sizes)])
+    best = math.ceil(summed[-1] * (1 - ROUNDING))
+    above_half = int(np.searchsorted(-sizes, -0.5))
+    if above_half == 0:
+        return best
+    thresholds = np.unique(sizes[sizes <= 0.5])  # noqa: PLR2004 (half a bin)
+    alone = np.searchsorted(-sizes, -(1 - thresholds))
+    last = np.searchsorted(-sizes, -thresholds, side="right")
+    room = (above_half - alone) - (summed[above_half] - summed[alone])
+    small = summed[last] - summed[above_half]
+    rest = np.maximum(np.ceil((small - room) * (1 - ROUNDING) - ROUNDING), 0)
+    return max(best, above_half, int((above_half + rest).max(initial=0)))
+
+
+def least_shares(
+    problem: PlacementProblem,
+    precision: Precision = COARSE,
+    terms: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return for each adapter a share so that those on an accepted GPU are never above 1 together.
+
+    Parameters
+    ----------
+    problem
+        What is to be placed.
+    precision
+        How finely to cut: finer is tighter and takes longer.
+    terms
+        (num_adapters, NUM_AGGREGATES) float64 of `models.features.adapter_terms` where at hand.
+
+    Returns
+    -------
+    (num_adapters,) float64, infinite where no GPU takes an adapter.
+    """
+    terms = adapter_terms(problem.workload) if terms is None else terms
+    calibration = problem.surrogate.calibration.copy()
+    calibration[EAGER_MS] = 0.0
+    decodes = terms[:, feature.RATE_OUT]
+    context = (
+        terms[:, feature.RATE_IN_OUT]
+        + 0.5 * terms[:, feature.RATE_OUT_SQUARED]
+        + 0.5 * calibration[feature.BLOCK_SIZE] * decodes
+    )
+    # A batch holds one request at least, however long its prompt and context.
+    prompt = np.minimum(
+        terms[:, feature.RATE_IN], (calibration[feature.MAX_NUM_BATCHED_TOKENS] - 1) * decodes
+    )
+    context = np.minimum(context, problem.longest_request_tokens * decodes)
+    brought = np.stack([decodes, prompt, context], axis=1)
+    shares = np.empty(len(decodes))
+    fill_least_shares(
+        calibration,
+        brought,
+        decodes,
+        slot_rank_classes(problem.workload.rank),
+        np.array(usable_slot_ranks(problem), dtype=np.int64),
+        max_loras_ladders(problem),
+        problem.margins.vector,
+        *precision,
+        shares,
+    )
+    return shares
 
 
 def workload_utilisation(problem: PlacementProblem) -> float:
@@ -124,7 +290,7 @@ def best_case(problem: PlacementProblem) -> BestCase:
     flags = ServerConfig(max_loras=1, max_lora_rank=rank)
     kv = max(kv_tokens(calibration, 1, rank, flags.block_size), 1)
     return BestCase(
-        step_coefficients(calibration.step),
+        step_coefficients(replace(calibration.step, eager_ms=0.0)),
         scheduler_coefficients(calibration.scheduler),
         np.array([flags.max_num_batched_tokens, flags.max_num_seqs, kv, rank], dtype=np.float64),
     )

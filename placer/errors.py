@@ -20,7 +20,3 @@ class InvalidProblemError(PlacerError, ValueError):
         super().__init__(f"{field} {message}")
         self.field = field
         self.message = message
-
-
-class UnsupportedObjectiveError(InvalidProblemError):
-    """The objective is known by name, but this release cannot plan for it."""

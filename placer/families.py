@@ -52,6 +52,25 @@ def _mixed_lengths(rng: Generator, count: int) -> Columns:
     return 10 ** rng.uniform(1.2, 2.4, count) / (prompts + answers), prompts, answers
 
 
+def _one_giant(rng: Generator, count: int) -> Columns:
+    """One adapter takes most of a GPU, the others little."""
+    rates = 10 ** rng.uniform(-3, -1, count)
+    rates[rng.integers(count)] = 22.0
+    return _of_sharegpt(rates)
+
+
+SEED_PAPER_RATES = ((0.8, 0.4, 0.2), (1.6, 0.1, 0.00625), (0.4, 0.1, 0.025))
+"""Triples of rates of the reference's workloads, dealt evenly over the adapters."""
+
+SEED_PAPER_RANKS = ((8, 16), (8, 16, 32))
+
+
+def _seed_paper(rng: Generator, count: int) -> Columns:
+    """The reference's own: three rates, dealt evenly; which triple, the draw says."""
+    triple = SEED_PAPER_RATES[int(rng.integers(len(SEED_PAPER_RATES)))]
+    return _of_sharegpt(rng.permutation(np.resize(np.array(triple), count)))
+
+
 def _of_sharegpt(rates: NDArray[np.float64]) -> Columns:
     return rates, np.full_like(rates, INPUT_TOKENS_MEAN), np.full_like(rates, OUTPUT_TOKENS_MEAN)
 
@@ -61,7 +80,14 @@ FAMILIES: dict[str, Callable[[Generator, int], Columns]] = {
     "all-hot": _all_hot,
     "all-cold": _all_cold,
     "mixed-lengths": _mixed_lengths,
+    "one-giant": _one_giant,
+    "seed-paper": _seed_paper,
 }
+"""Drawn families; `placer.trace_families` has those of published traces."""
+
+
+def _ranks(family: str, seed: int) -> tuple[int, ...]:
+    return SEED_PAPER_RANKS[seed % len(SEED_PAPER_RANKS)] if family == "seed-paper" else RANKS
 
 
 def family_workload(family: str, seed: int, num_adapters: int, calibration: Calibration) -> Workload:
@@ -75,7 +101,7 @@ def family_workload(family: str, seed: int, num_adapters: int, calibration: Cali
     if family not in FAMILIES:
         raise InvalidProblemError("family", f"must be one of {', '.join(FAMILIES)}, got {family!r}")
     rng = np.random.default_rng([seed, num_adapters, list(FAMILIES).index(family)])
-    ranks = [rank for rank in RANKS if rank <= calibration.max_known_rank]
+    ranks = [rank for rank in _ranks(family, seed) if rank <= calibration.max_known_rank]
     rank = rng.choice(ranks, num_adapters)
     rates, prompts, answers = FAMILIES[family](rng, num_adapters)
     not_given = np.full(num_adapters, np.nan)

@@ -1,8 +1,8 @@
-"""`place`: the plan with the fewest GPUs among a few First-Fit-Decreasing packings."""
+"""`place`: the plan with the fewest GPUs that a few packings and a search find."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,18 +10,24 @@ import numpy as np
 from models.features import NUM_AGGREGATES, NUM_FEATURES
 from models.surrogate import Prediction
 from placer import bounds, limits
-from placer.explain import binding_constraint
+from placer.explain import binding_constraint, head_room
+from placer.improvement import search
 from placer.kernels import packing as kernel
+from placer.kernels.acceptance import Oracle
 from placer.kernels.best_case import utilisation_of_each
+from placer.latency import shortest_requests
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from placer.problem import PlacementProblem
+
+RISK_RESOLUTION = 0.01
+"""The trees do not tell smaller chances apart: no GPU's allowance is below it."""
 
 
 class Variant(NamedTuple):
@@ -32,7 +38,7 @@ class Variant(NamedTuple):
     name
         For reports.
     ranks_descend
-        Whether larger slot ranks come before heavier adapters.
+        Whether larger slot ranks come before larger loads.
     segregated
         Whether a GPU holds adapters of one slot rank only: a single adapter of a high rank taxes
         every slot of its GPU.
@@ -53,198 +59,258 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tables:
-    """A problem as the kernel reads it; shapes as in `placer.kernels.packing.pack`."""
+    """A problem as the kernels read it.
 
-    rank_class: NDArray[np.int64]
-    traffic: NDArray[np.float64]
-    demands: NDArray[np.float64]
-    cost: NDArray[np.float64]
-    best_case: bounds.BestCase
-    slot_ranks: NDArray[np.int64]
-    ladders: NDArray[np.int64]
+    Attributes
+    ----------
+    oracle, items
+        What decides, and what is placed.
+    candidates
+        (k,) int64, rows whose mean request a server takes.
+    max_gpus
+        GPUs at most.
+    bounds
+        Lower bounds from coarse shares.
+    """
+
+    oracle: Oracle
+    items: kernel.Items
     candidates: NDArray[np.int64]
-    max_adapters: int
     max_gpus: int
+    bounds: bounds.LowerBounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packing:
-    """What one run of the kernel found.
+    """GPUs and their adapters, before the last choice of `max_loras`."""
 
-    Attributes
-    ----------
-    gpu_of
-        (num_adapters,) int64: each adapter's GPU, or a negative code of the kernel.
-    order
-        (k,) int64, rows in the order of placing.
-    max_loras, max_lora_rank
-        (num_gpus,) int64.
-    features
-        (num_gpus, NUM_FEATURES) float32.
-    predicted
-        (num_gpus, 5) float64: served fraction, starvation probability, ITL, TTFT, offered tokens.
-    """
-
-    gpu_of: NDArray[np.int64]
-    order: NDArray[np.int64]
-    max_loras: NDArray[np.int64]
-    max_lora_rank: NDArray[np.int64]
-    features: NDArray[np.float32]
-    predicted: NDArray[np.float64]
+    fleet: kernel.Fleet
+    num_gpus: int
 
     @property
-    def quality(self) -> tuple[int, int, float]:
-        """Smaller is better: adapters without a GPU, GPUs, the largest starvation probability."""
-        riskiest = float(self.predicted[:, 1].max(initial=0.0))
-        return int((self.gpu_of < 0).sum()), len(self.max_loras), riskiest
+    def quality(self) -> tuple[int, int]:
+        """Smaller is better: adapters without a GPU, GPUs."""
+        return int((self.fleet.gpu_of < 0).sum()), self.num_gpus
 
 
 def place(problem: PlacementProblem) -> Placement:
-    """Return the plan with the fewest GPUs that was found; every adapter is in it or in `unplaced`.
+    """Return the best plan that was found; every adapter is in it or in `unplaced`.
 
-    A GPU is accepted when its server starts (`twin.memory`), it holds no more adapters than the
-    surrogate was trained for, its best-case utilisation (`placer.bounds`) is at most 1, its load and
-    slots suffice by formula (rho <= 1.05, and slots for the adapters with a request running), and the
-    surrogate serves 0.95 of it with a starvation probability of at most `starvation_risk`.
-    Deterministic: no clock, no random numbers.
+    ``min_gpus``: the fewest GPUs. ``min_latency``: see `placer.latency`.
+
+    A GPU is accepted when its server starts (`twin.memory`), it keeps the margins of
+    `placer.margins`, and its probability of starvation is at most its allowance of
+    `starvation_risk` (`risk_allowance`). Deterministic: no clock, no random numbers but seeded ones.
+    With `num_trials` 0 it is the first packing, and the bound is that of load and count alone.
     """
     tables = build_tables(problem)
-    best = min(packings(problem, tables), key=lambda packing: packing.quality)
-    return Placement(
-        gpus=tuple(_gpu_plans(best)),
-        unplaced=tuple(_unplaced(problem, tables, best)),
-        lower_bound=bounds.lower_bound(problem),
-    )
+    if problem.objective == "min_latency":
+        fleet = empty_fleet(len(tables.items.share), tables.max_gpus)
+        used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
+        return assemble(problem, tables, Packing(fleet=fleet, num_gpus=used), tables.bounds)
+    if problem.num_trials == 0:
+        return assemble(problem, tables, run(tables, VARIANTS[0]), tables.bounds)
+    best = min(packings(tables), key=lambda packing: packing.quality)
+    found = tables.bounds
+    if best.quality > (0, found.best):
+        found = bounds.tighter(found, bounds.lower_bounds(problem, bounds.least_shares(problem, bounds.FINE)))
+        best = improved(tables, best, found.best, problem.num_trials)
+    return assemble(problem, tables, best, found)
 
 
-def packings(problem: PlacementProblem, tables: Tables) -> Iterator[Packing]:
+def risk_allowance(problem: PlacementProblem, num_gpus: int) -> float:
+    """Return the largest chance of starvation that one of so many GPUs may have.
+
+    `starvation_risk` is the chance that any GPU of the fleet starves, spread evenly; not below what
+    the trees can tell apart.
+    """
+    spread = 1 - (1 - problem.starvation_risk) ** (1 / max(num_gpus, 1))
+    return min(problem.starvation_risk, max(spread, RISK_RESOLUTION))
+
+
+def packings(tables: Tables) -> Iterator[Packing]:
     """Yield the packing of every variant that can differ, ending with one that reaches the bound."""
-    mixed = len(np.unique(tables.rank_class[tables.candidates])) > 1
-    bound = bounds.lower_bound(problem)
+    mixed = len(np.unique(tables.items.rank_class[tables.candidates])) > 1
     for variant in VARIANTS if mixed else VARIANTS[:1]:
-        packing = run(problem, tables, variant)
+        packing = run(tables, variant)
         yield packing
-        if packing.quality[:2] <= (0, bound):
+        if packing.quality <= (0, tables.bounds.best):
             return
 
 
-def build_tables(problem: PlacementProblem) -> Tables:
-    """Return the problem as arrays; adapters whose mean request is too long are no candidates."""
-    workload = problem.workload
-    demands, best_case = bounds.adapter_demands(problem), bounds.best_case(problem)
-    traffic = np.stack(
-        [
-            workload.rank.astype(np.float64),
-            workload.rate_rps,
-            workload.input_tokens_mean,
-            workload.output_tokens_mean,
-            workload.input_tokens_cv,
-            workload.output_tokens_cv,
-            workload.arrival_cv,
-        ],
-        axis=1,
+def improved(tables: Tables, packing: Packing, wanted: int, budget: int) -> Packing:
+    """Return a packing with as many adapters placed and no more GPUs."""
+    fleet, num_gpus = search(
+        tables.oracle, tables.items, packing.fleet, packing.num_gpus, wanted=wanted, budget=budget
     )
+    return Packing(fleet=fleet, num_gpus=num_gpus)
+
+
+def compile_search(problem: PlacementProblem) -> None:
+    """Run the search and the fine bound once, so that no later caller waits for the compiler."""
+    tables = build_tables(problem)
+    bounds.least_shares(problem, bounds.FINE)
+    improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)
+
+
+def traffic_columns(problem: PlacementProblem) -> NDArray[np.float64]:
+    """Return what `models.kernels.features.adapter_terms` takes, (num_adapters, 7) float64."""
+    workload = problem.workload
+    columns = [
+        workload.rank.astype(np.float64),
+        workload.rate_rps,
+        workload.input_tokens_mean,
+        workload.output_tokens_mean,
+        workload.input_tokens_cv,
+        workload.output_tokens_cv,
+        workload.arrival_cv,
+    ]
+    return np.ascontiguousarray(np.stack(columns, axis=1))
+
+
+def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
+    """Return the problem as arrays; adapters whose mean request is too long are no candidates.
+
+    Parameters
+    ----------
+    problem
+        What is to be placed.
+    also
+        Values of `max_loras` to consider beside the ladder's: those of servers that run already.
+    """
+    workload = problem.workload
+    shares = bounds.least_shares(problem) if problem.num_trials else np.zeros(workload.num_adapters)
+    found = bounds.lower_bounds(problem, shares)
     request_tokens = workload.input_tokens_mean + workload.output_tokens_mean
     candidates = np.flatnonzero(request_tokens <= problem.longest_request_tokens)
     max_gpus = len(candidates) if problem.max_gpus is None else min(problem.max_gpus, len(candidates))
     return Tables(
-        rank_class=slot_rank_classes(workload.rank),
-        traffic=np.ascontiguousarray(traffic),
-        demands=demands,
-        cost=utilisation_of_each(*best_case, demands),
-        best_case=best_case,
-        slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
-        ladders=limits.max_loras_ladders(problem),
+        oracle=Oracle(
+            surrogate=problem.surrogate.kernel_args(),
+            margins=problem.margins.vector,
+            starvation_risk=risk_allowance(problem, found.best),
+            known_adapters=limits.known_adapters_per_gpu(problem),
+            max_adapters=limits.max_adapters_per_gpu(problem),
+            slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
+            ladders=limits.max_loras_ladders(problem, also),
+        ),
+        items=kernel.Items(
+            rank_class=slot_rank_classes(workload.rank),
+            traffic=traffic_columns(problem),
+            share=shares,
+            utilisation=utilisation_of_each(*bounds.best_case(problem), bounds.adapter_demands(problem)),
+        ),
         candidates=candidates,
-        max_adapters=limits.max_adapters_per_gpu(problem),
         max_gpus=max_gpus,
+        bounds=found,
     )
 
 
 def placing_order(tables: Tables, variant: Variant) -> NDArray[np.int64]:
-    """Return the candidates by descending cost (after rank where the variant says so), ties by row."""
+    """Return the candidates by descending load (after rank where the variant says so), ties by row."""
     rows = tables.candidates
-    rank_class = tables.rank_class[rows] if variant.ranks_descend else np.zeros(len(rows), dtype=np.int64)
-    return rows[np.lexsort((-tables.cost[rows], -rank_class))]
+    rank_class = tables.items.rank_class[rows] if variant.ranks_descend else np.zeros(len(rows), np.int64)
+    return rows[np.lexsort((-tables.items.utilisation[rows], -rank_class))]
 
 
-def run(problem: PlacementProblem, tables: Tables, variant: Variant) -> Packing:
-    """Pack once and choose every GPU's final `max_loras`."""
-    order = placing_order(tables, variant)
-    size = tables.max_gpus
-    gpu_of = np.full(problem.workload.num_adapters, kernel.NO_GPU_LEFT, dtype=np.int64)
-    gpu_class, gpu_choice, gpu_count = (np.zeros(size, dtype=np.int64) for _ in range(3))
-    aggregates = np.zeros((size, NUM_AGGREGATES))
-    surrogate = problem.surrogate.kernel_args()
-    num_gpus = kernel.pack(
-        order,
-        tables.rank_class,
-        tables.traffic,
-        tables.demands,
-        tables.cost,
-        tables.best_case,
-        tables.slot_ranks,
-        tables.ladders,
-        surrogate,
-        problem.starvation_risk,
-        tables.max_adapters,
-        variant.segregated,
-        gpu_of,
-        gpu_class,
-        gpu_choice,
-        gpu_count,
-        aggregates,
-        np.empty(NUM_FEATURES, dtype=np.float32),
+def empty_fleet(num_adapters: int, max_gpus: int) -> kernel.Fleet:
+    """Return GPUs without adapters."""
+    rank_class, choice, count = (np.zeros(max_gpus, dtype=np.int64) for _ in range(3))
+    return kernel.Fleet(
+        gpu_of=np.full(num_adapters, kernel.NO_GPU_LEFT, dtype=np.int64),
+        rank_class=rank_class,
+        choice=choice,
+        count=count,
+        share=np.zeros(max_gpus),
+        aggregates=np.zeros((max_gpus, NUM_AGGREGATES)),
     )
-    used = slice(0, num_gpus)
+
+
+def run(tables: Tables, variant: Variant) -> Packing:
+    """Pack once."""
+    # Few fleets need more; the rest of the room is made when it turns out to be needed.
+    size = min(tables.max_gpus, 2 * tables.bounds.best + 8)
+    while True:
+        fleet = empty_fleet(len(tables.items.share), size)
+        num_gpus = kernel.pack(
+            tables.oracle,
+            tables.items,
+            placing_order(tables, variant),
+            variant.segregated,
+            0,
+            fleet,
+            np.empty(NUM_FEATURES, dtype=np.float32),
+        )
+        if size == tables.max_gpus or not (fleet.gpu_of[tables.candidates] == kernel.NO_GPU_LEFT).any():
+            break
+        size = min(tables.max_gpus, 4 * size)
+    assert fleet.count[:num_gpus].sum() == (fleet.gpu_of >= 0).sum(), "every placed adapter is on one GPU"
+    return Packing(fleet=fleet, num_gpus=num_gpus)
+
+
+def assemble(
+    problem: PlacementProblem,
+    tables: Tables,
+    packing: Packing,
+    found: bounds.LowerBounds,
+    *,
+    choose: bool = True,
+) -> Placement:
+    """Return the placement of a packing, with the final `max_loras` of every GPU, or with the present."""
+    fleet, num_gpus = packing.fleet, packing.num_gpus
+    order = np.lexsort((-tables.items.utilisation, fleet.gpu_of))  # heaviest first on each GPU
+    starts = np.searchsorted(fleet.gpu_of[order], np.arange(num_gpus + 1))
+    kernel.restate(tables.items, order, starts, fleet)
     features = np.empty((num_gpus, NUM_FEATURES), dtype=np.float32)
     predicted = np.empty((num_gpus, 5))
-    kernel.finish(
-        surrogate,
-        aggregates[used],
-        gpu_class[used],
-        gpu_count[used],
-        tables.slot_ranks,
-        tables.ladders,
-        problem.starvation_risk,
-        gpu_choice[used],
-        features,
-        predicted,
-    )
-    assert gpu_count[used].sum() == (gpu_of >= 0).sum(), "every placed adapter is on one GPU"
-    return Packing(
-        gpu_of=gpu_of,
-        order=order,
-        max_loras=tables.ladders[gpu_class[used], gpu_choice[used]],
-        max_lora_rank=tables.slot_ranks[gpu_class[used]],
-        features=features,
-        predicted=predicted,
+    if choose:
+        kernel.choose(tables.oracle, fleet, num_gpus, np.empty(NUM_FEATURES, dtype=np.float32))
+    kernel.describe(tables.oracle, fleet, num_gpus, features, predicted)
+    rows = np.split(order[starts[0] :], starts[1:-1] - starts[0]) if num_gpus else []
+    return Placement(
+        gpus=tuple(
+            _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu]))
+            for gpu in range(num_gpus)
+        ),
+        unplaced=tuple(_unplaced(problem, tables, packing)),
+        lower_bound=found.best,
+        bound_rests_on=found.rests_on,
     )
 
 
-def _gpu_plans(packing: Packing) -> Iterator[GpuPlan]:
-    gpu_of = packing.gpu_of[packing.order]
-    by_gpu = np.argsort(gpu_of, kind="stable")  # keeps the order of placing inside a GPU
-    starts = np.searchsorted(gpu_of[by_gpu], np.arange(len(packing.max_loras) + 1))
-    for gpu in range(len(packing.max_loras)):
-        rows = packing.order[by_gpu[starts[gpu] : starts[gpu + 1]]]
-        rows.flags.writeable = False
-        served, risk, itl_ms, ttft_ms, offered_tok_s = packing.predicted[gpu].tolist()
-        yield GpuPlan(
-            gpu=gpu,
-            rows=rows,
-            max_loras=int(packing.max_loras[gpu]),
-            max_lora_rank=int(packing.max_lora_rank[gpu]),
-            predicted=Prediction(
-                throughput_tok_s=served * offered_tok_s,
-                offered_tok_s=offered_tok_s,
-                served_fraction=served,
-                starvation_probability=risk,
-                itl_ms=itl_ms,
-                ttft_ms=ttft_ms,
-            ),
-            binding_constraint=binding_constraint(packing.features[gpu]),
-        )
+def _gpu_plan(
+    tables: Tables,
+    fleet: kernel.Fleet,
+    gpu: int,
+    rows: NDArray[np.int64],
+    seen: tuple[NDArray[np.float32], NDArray[np.float64]],
+) -> GpuPlan:
+    """Return one GPU with the features and predictions that `describe` wrote."""
+    rows.flags.writeable = False
+    features, predicted = seen
+    rank_class, oracle = fleet.rank_class[gpu], tables.oracle
+    return GpuPlan(
+        gpu=gpu,
+        rows=rows,
+        max_loras=int(oracle.ladders[rank_class, fleet.choice[gpu]]),
+        max_lora_rank=int(oracle.slot_ranks[rank_class]),
+        predicted=prediction(predicted),
+        binding_constraint=binding_constraint(features),
+        head_room=head_room(features),
+    )
+
+
+def prediction(row: NDArray[np.float64]) -> Prediction:
+    """Return the prediction that `evaluate_all` wrote as a row."""
+    served, risk, itl_ms, ttft_ms, offered_tok_s = row.tolist()
+    return Prediction(
+        throughput_tok_s=served * offered_tok_s,
+        offered_tok_s=offered_tok_s,
+        served_fraction=served,
+        starvation_probability=risk,
+        itl_ms=itl_ms,
+        ttft_ms=ttft_ms,
+    )
 
 
 _CODES: dict[int, UnplacedCode] = {
@@ -255,18 +321,28 @@ _CODES: dict[int, UnplacedCode] = {
 }
 
 
+def code_of(code: UnplacedCode) -> int:
+    """Return the kernel's number for why an adapter has no GPU."""
+    return next((number for number, name in _CODES.items() if name == code), kernel.NO_GPU_LEFT)
+
+
+def with_bound_of(placement: Placement, other: Placement) -> Placement:
+    """Return a placement with the lower bound of another one for the same problem."""
+    return replace(placement, lower_bound=other.lower_bound, bound_rests_on=other.bound_rests_on)
+
+
 def _unplaced(problem: PlacementProblem, tables: Tables, packing: Packing) -> Iterator[Unplaced]:
     is_candidate = np.zeros(problem.workload.num_adapters, dtype=np.bool_)
     is_candidate[tables.candidates] = True
-    for row in np.flatnonzero(packing.gpu_of < 0).tolist():
-        code = _CODES[int(packing.gpu_of[row])] if is_candidate[row] else "request_too_long"
+    for row in np.flatnonzero(packing.fleet.gpu_of < 0).tolist():
+        code = _CODES[int(packing.fleet.gpu_of[row])] if is_candidate[row] else "request_too_long"
         yield Unplaced(row=row, code=code, reason=_reason(problem, tables, row, code))
 
 
 def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedCode) -> str:
     """Return one sentence with the numbers that decided."""
     workload = problem.workload
-    slot = tables.slot_ranks[tables.rank_class[row]]
+    slot = tables.oracle.slot_ranks[tables.items.rank_class[row]]
     if code == "request_too_long":
         tokens = workload.input_tokens_mean[row] + workload.output_tokens_mean[row]
         return f"its mean request has {tokens:g} tokens, a server takes {problem.longest_request_tokens}"
@@ -276,10 +352,10 @@ def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedC
             f"for one request of {problem.longest_request_tokens} tokens"
         )
     if code == "overload":
-        return f"it needs {tables.cost[row]:.3g} times what one GPU can do at best"
+        return f"it needs {tables.items.utilisation[row]:.3g} times what one GPU can do at best"
     if code == "starvation_risk":
         return (
             "alone on a GPU it starves, or with a probability above "
-            f"{problem.starvation_risk:g}, with every max_loras that fits"
+            f"{tables.oracle.starvation_risk:.3g}, with every max_loras that fits"
         )
     return f"all {problem.max_gpus} GPUs are full"

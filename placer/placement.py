@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 BindingConstraint = Literal["throughput", "slots", "kv_memory", "none"]
 """What a GPU would run out of first; ``none`` where it is far from every limit."""
+
+BoundKind = Literal["load", "count", "share"]
+"""Which lower bound is the largest: see `placer.bounds`."""
 
 UnplacedCode = Literal["request_too_long", "memory", "overload", "starvation_risk", "max_gpus"]
 """Why an adapter has no GPU: see `Unplaced`."""
@@ -35,6 +40,8 @@ class GpuPlan:
         What the surrogate says of it.
     binding_constraint
         What it would run out of first.
+    head_room
+        What is left of ``kv_memory``, ``slots`` and ``throughput``, each as a share of its limit.
     """
 
     gpu: int
@@ -43,6 +50,7 @@ class GpuPlan:
     max_lora_rank: int
     predicted: Prediction
     binding_constraint: BindingConstraint
+    head_room: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def max_cpu_loras(self) -> int:
@@ -84,11 +92,15 @@ class Placement:
         Adapters without a GPU, by row.
     lower_bound
         GPUs that no plan with every adapter placed goes below; see `placer.bounds`.
+    bound_rests_on
+        Which bound that is: ``load`` rests on the calibration alone, ``share`` on what the placer
+        accepts of a GPU, ``count`` on the adapters that a GPU may hold.
     """
 
     gpus: tuple[GpuPlan, ...]
     unplaced: tuple[Unplaced, ...]
     lower_bound: int
+    bound_rests_on: BoundKind = "load"
 
     @property
     def feasible(self) -> bool:
@@ -99,6 +111,14 @@ class Placement:
     def num_gpus(self) -> int:
         """How many GPUs the plan uses."""
         return len(self.gpus)
+
+    @property
+    def starvation_probability(self) -> float:
+        """The chance that some GPU of the plan starves, as the surrogate sees it."""
+        safe = 1.0
+        for gpu in self.gpus:
+            safe *= 1 - gpu.predicted.starvation_probability
+        return 1 - safe
 
     @property
     def gap(self) -> int | None:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from placer.errors import InvalidProblemError, UnsupportedObjectiveError
+from placer.errors import InvalidProblemError
+from placer.margins import DEFAULT_MARGINS, Margins
 from placer.ranks import ACCEPTED_MAX_LORA_RANKS, slot_rank_classes
 
 if TYPE_CHECKING:
     from models.surrogate import Surrogate
     from twin.domain import Calibration, Workload
 
-SUPPORTED_OBJECTIVES = ("min_gpus",)
-KNOWN_OBJECTIVES = ("min_gpus", "min_latency")
+OBJECTIVES = ("min_gpus", "min_latency")
 
 DEFAULT_STARVATION_RISK = 0.05
+
+DEFAULT_NUM_TRIALS = 10_000
+"""Some 50 ms, where the first plan does not meet its bound."""
+
+MAX_TRIALS = 10_000_000
 
 MAX_GPUS = 1_000_000
 """A larger `max_gpus` is a mistake in units."""
@@ -36,13 +41,19 @@ class PlacementProblem:
     surrogate
         The trees that predict starvation on that calibration.
     objective
-        ``min_gpus``: the fewest GPUs.
+        ``min_gpus``: the fewest GPUs; ``min_latency``: on `max_gpus` GPUs at most, the shortest requests
+        of the slowest GPU.
     max_gpus
         GPUs at most; None is no limit.
     starvation_risk
         Largest predicted probability of starvation that one GPU may have, in (0, 1).
     max_model_len
         Longest request in tokens that every server takes; None takes the model's own.
+    margins
+        Limits that every GPU keeps beside `starvation_risk`.
+    num_trials
+        Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan. The number,
+        not a clock, ends the search.
 
     Raises
     ------
@@ -57,6 +68,8 @@ class PlacementProblem:
     max_gpus: int | None = None
     starvation_risk: float = DEFAULT_STARVATION_RISK
     max_model_len: int | None = None
+    margins: Margins = DEFAULT_MARGINS
+    num_trials: int = DEFAULT_NUM_TRIALS
 
     def __post_init__(self) -> None:
         self._check_objective()
@@ -65,6 +78,8 @@ class PlacementProblem:
         _require_integer("max_model_len", self.max_model_len, longest)
         if not 0 < self.starvation_risk < 1:  # NaN fails too
             raise InvalidProblemError("starvation_risk", f"must be in (0, 1), got {self.starvation_risk!r}")
+        if self.num_trials != 0:
+            _require_integer("num_trials", self.num_trials, MAX_TRIALS)
         self._check_identity()
         self._check_ranks()
 
@@ -74,15 +89,12 @@ class PlacementProblem:
         return self.calibration.model.max_model_len if self.max_model_len is None else self.max_model_len
 
     def _check_objective(self) -> None:
-        if self.objective not in KNOWN_OBJECTIVES:
+        if self.objective not in OBJECTIVES:
             raise InvalidProblemError(
-                "objective", f"must be one of {', '.join(KNOWN_OBJECTIVES)}, got {self.objective!r}"
+                "objective", f"must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}"
             )
-        if self.objective not in SUPPORTED_OBJECTIVES:
-            raise UnsupportedObjectiveError(
-                "objective",
-                f"{self.objective!r} is not available yet, use one of {', '.join(SUPPORTED_OBJECTIVES)}",
-            )
+        if self.objective == "min_latency" and self.max_gpus is None:
+            raise InvalidProblemError("max_gpus", "must be given with objective 'min_latency', got None")
 
     def _check_identity(self) -> None:
         for name in ("base_model", "gpu_type"):

@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
+app.command("re-place")(run.re_place)
 app.command()(twin.simulate)
 app.command()(twin.validate)
 app.command()(paged.simulate_paged)

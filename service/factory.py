@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from service.services.fleet import FleetService
 from service.services.placement import PlacementService
+from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
+from service.services.verification import VerificationService
 from service.storage.jobs import JobStore
 from service.storage.workloads import WorkloadStore
 
@@ -21,8 +23,10 @@ class Services:
 
     context: ProcessContext
     placements: PlacementService
+    replacements: ReplacementService
     fleet: FleetService
     simulations: SimulationService
+    verifications: VerificationService
     workloads: WorkloadStore
 
 
@@ -31,9 +35,11 @@ def build_services(context: ProcessContext) -> Services:
     settings = context.settings
     placements = PlacementService(context.catalog, settings)
     workloads = WorkloadStore(context.client)
+    jobs = JobStore(context.client, settings)
     return Services(
         context=context,
         placements=placements,
+        replacements=ReplacementService(placements, settings),
         workloads=workloads,
         fleet=FleetService(
             settings,
@@ -42,5 +48,6 @@ def build_services(context: ProcessContext) -> Services:
             place_pool=context.place_pool,
             store_pool=context.store_pool,
         ),
-        simulations=SimulationService(context.catalog, JobStore(context.client, settings), settings),
+        simulations=SimulationService(context.catalog, jobs, settings),
+        verifications=VerificationService(jobs, settings, context.store_pool),
     )

@@ -48,6 +48,12 @@ STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was a
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
 )
+UNQUEUED_VERIFICATIONS = Counter(
+    "loadmaster_unqueued_verifications_total",
+    "Answered plans that no worker replays, and why.",
+    ("reason",),
+    registry=REGISTRY,
+)
 CHILD_RESTARTS = Counter(
     "loadmaster_child_restarts_total",
     "Child processes that ended by themselves.",

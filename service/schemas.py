@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import from_json
 
+from placer.problem import DEFAULT_NUM_TRIALS
 from placer.ranks import slot_rank
 from service.errors import InvalidRequestError, MalformedBodyError
 from twin.domain import CONSTRAINTS, MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
@@ -84,8 +85,23 @@ class OptionsSchema(Border):
     objective: Literal["min_gpus", "min_latency"] = "min_gpus"
     max_gpus: int | None = Field(default=None, ge=1, le=1_000_000)
     starvation_risk: float = Field(default=0.05, gt=0, lt=1)
-    verify: bool = False
-    max_moves: None = Field(default=None, description="For plans that start from a current one.")
+    verify: bool = Field(
+        default=False,
+        description="Replay the plan in the twin and mend it before answering; else `GET /plans/{plan_id}` "
+        "tells later.",
+    )
+    num_trials: int = Field(
+        default=DEFAULT_NUM_TRIALS,
+        ge=0,
+        le=1_000_000,
+        description="Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan.",
+    )
+    max_moves: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Adapters that may change their GPU: of `POST /re-place` only.",
+    )
 
 
 class WorkloadSchema(Border):
@@ -154,6 +170,29 @@ class WorkloadSchema(Border):
         )
 
 
+class CurrentGpuSchema(Border):
+    """One server that runs, and what it serves."""
+
+    gpu: int = Field(ge=0, le=1_000_000)
+    max_loras: int = Field(ge=1, le=4096)
+    max_lora_rank: int = Field(ge=1, le=MAX_RANK)
+    adapters: list[str]
+
+
+class CurrentSchema(Border):
+    """The plan in force."""
+
+    gpus: list[CurrentGpuSchema]
+
+
+class ReplaceRequest(WorkloadSchema):
+    """A workload as it is now, and the servers that run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    current: CurrentSchema
+
+
 class SimulateRequest(Border):
     """One twin run: one GPU that serves the whole workload."""
 
@@ -196,6 +235,9 @@ class GpuSchema(BaseModel):
     adapters: list[str]
     predicted: PredictedSchema
     binding_constraint: Literal["throughput", "slots", "kv_memory", "none"]
+    head_room: dict[Literal["throughput", "slots", "kv_memory"], float] = Field(
+        description="What is left of each limit, as a share of it."
+    )
     vllm_args: list[str]
 
 
@@ -218,12 +260,27 @@ class VerifiedGpuSchema(BaseModel):
     ttft_ms: float | None
 
 
-class VerificationSchema(BaseModel):
-    """Whether the plan was replayed in the twin, GPU by GPU, and what came of it."""
+class RepairSchema(BaseModel):
+    """A change to a plan that starved in the twin: adapters moved off a GPU, to open GPUs or a new one."""
 
-    status: Literal["not_asked", "verified", "starved", "no_gpus"]
+    gpu: int
+    action: Literal["moved", "opened"]
+    adapters: int
+
+
+class VerificationSchema(BaseModel):
+    """Whether the plan was replayed in the twin, GPU by GPU, and what came of it.
+
+    `verified` only where every GPU was replayed as it is in the plan and none starved. `incomplete`:
+    time was up. `queued`, `started` and `failed` tell of a replay behind the answer.
+    """
+
+    status: Literal[
+        "not_asked", "verified", "starved", "incomplete", "no_gpus", "queued", "started", "failed"
+    ]
     horizon_s: float | None = None
     gpus: list[VerifiedGpuSchema] | None = None
+    repairs: list[RepairSchema] | None = None
 
 
 class PlanSchema(BaseModel):
@@ -234,11 +291,52 @@ class PlanSchema(BaseModel):
     num_gpus: int
     lower_bound: int
     gap: int | None
+    bound_rests_on: Literal["load", "count", "share"] = Field(
+        description="`load`: the calibration alone; `share`: what is accepted of a GPU; `count`: adapters."
+    )
+    given_up: str | None = Field(description="What the objective cost: latency, or GPUs.")
+    starvation_probability: float = Field(description="That some GPU of the plan starves.")
     gpus: list[GpuSchema]
     unplaced: list[UnplacedSchema]
     surrogate_version: str
     calibration_id: str
     verification: VerificationSchema
+
+
+class MoveSchema(BaseModel):
+    """An adapter that changes its GPU: a load there and an unload here, about a second."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    adapter: str
+    source: int = Field(alias="from")
+    target: int = Field(alias="to")
+
+
+class UnmendedSchema(BaseModel):
+    """A GPU that stays too full, and why."""
+
+    gpu: int
+    reason: str
+
+
+class DeltaSchema(PlanSchema):
+    """A plan near the one in force. GPUs that run keep their numbers; `feasible` needs all mended too."""
+
+    moves: list[MoveSchema]
+    restarts: list[int] = Field(description="GPUs that run and start anew with other flags.")
+    opened: list[int]
+    closed: list[int]
+    unmended: list[UnmendedSchema]
+
+
+class PlanOutcomeSchema(BaseModel):
+    """How the replay of an answered plan stands; `plan` is the plan as mended, once it finished."""
+
+    plan_id: str
+    verification: VerificationSchema
+    plan: PlanSchema | None
+    error: str | None
 
 
 class GpusNeededSchema(BaseModel):

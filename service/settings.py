@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     place_threads: int = Field(default_factory=_num_cores, ge=1, description="Placements at a time.")
     place_backlog: int = Field(default=64, ge=0, description="Placements that wait; more answer 503.")
     place_deadline_s: float = Field(default=30.0, gt=0, description="A placement answers 503 after it.")
+    verify_deadline_s: float = Field(
+        default=20.0, gt=0, description="No replay of `verify` begins later; the rest is `incomplete`."
+    )
+    max_queued_verifications: int = Field(
+        default=8, ge=0, description="Plans that wait for a replay behind the answer; more are not replayed."
+    )
     drain_s: float = Field(default=10.0, gt=0, description="Time for open requests and jobs at SIGTERM.")
 
     store_timeout_s: float = Field(default=2.0, gt=0, description="Longest wait for the store.")

@@ -234,7 +234,7 @@ def expected_active(aggregates, tau_s):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _step_of(
+def step_of(
     step_coefs,
     eager_ms,
     scheduler_coefs,
@@ -277,10 +277,10 @@ def _token_step(
     max_loras,
     max_lora_rank,
 ):
-    """Return `_step_of` with the adapters expected beside a running request and its own."""
+    """Return `step_of` with the adapters expected beside a running request and its own."""
     active = expected_active(aggregates, batch / aggregates[RATE_OUT])
     seen = min(active + 1.0 - active / aggregates[COUNT], max_loras * 1.0)
-    return _step_of(
+    return step_of(
         step_coefs,
         eager_ms,
         scheduler_coefs,
@@ -306,7 +306,7 @@ def _slot_bound_tau_s(
     served = max(batch * share, 1e-6)
     step = 0.0
     for _ in range(2):
-        step = _step_of(
+        step = step_of(
             step_coefs,
             c[10],
             scheduler_coefs,

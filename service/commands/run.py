@@ -59,12 +59,49 @@ def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (
     _print_plan(orjson.loads(answer))
 
 
+def re_place(
+    workload: Annotated[
+        Path,
+        typer.Option(
+            "--workload",
+            help="A workload with `current`, the plan in force, as JSON, or - for standard input.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Get from the plan in force to one that holds: the answer of POST /re-place."""
+    import orjson  # noqa: PLC0415
+
+    from service.observability import configure_logging  # noqa: PLC0415
+    from service.services.catalog import load_catalog  # noqa: PLC0415
+    from service.services.placement import PlacementService  # noqa: PLC0415
+    from service.services.replacement import ReplacementService  # noqa: PLC0415
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    placements = PlacementService(load_catalog(), settings)
+    answer = ReplacementService(placements, settings).answer(read_input(workload))
+    if json:
+        sys.stdout.buffer.write(answer + b"\n")
+        return
+    plan = orjson.loads(answer)
+    _print_plan(plan)
+    typer.echo(
+        f"{len(plan['moves'])} moves, restarts {plan['restarts']}, "
+        f"opened {plan['opened']}, closed {plan['closed']}"
+    )
+    for row in plan["unmended"]:
+        typer.echo(f"not mended: GPU {row['gpu']}: {row['reason']}")
+
+
 class BenchPart(StrEnum):
     """What `bench` measures."""
 
     TWIN = "twin"
     SURROGATE = "surrogate"
     PLACE = "place"
+    MARGINS = "margins"
     HTTP = "http"
 
 
@@ -81,7 +118,8 @@ def bench(
     import orjson  # noqa: PLC0415
 
     if part is None:
-        figures = {str(each): _measure(each, family, seed, url) for each in BenchPart}
+        parts = [each for each in BenchPart if each is not BenchPart.MARGINS]  # minutes, and no speed
+        figures = {str(each): _measure(each, family, seed, url) for each in parts}
     else:
         figures = _measure(part, family, seed, url)
     options = 0 if json else orjson.OPT_INDENT_2
@@ -98,14 +136,17 @@ def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
 
         return bench_surrogate()
     if part is BenchPart.PLACE:
-        from placer.bench import ALL_FAMILIES, bench_place  # noqa: PLC0415
-        from placer.families import FAMILIES  # noqa: PLC0415
+        from placer.bench import ALL_FAMILIES, KNOWN_FAMILIES, bench_place  # noqa: PLC0415
         from service.errors import UsageError  # noqa: PLC0415
 
-        known = (ALL_FAMILIES, *FAMILIES)
+        known = (ALL_FAMILIES, *KNOWN_FAMILIES)
         if family not in known:
             raise UsageError(f"must be one of {', '.join(known)}, got {family!r}", field="--family")
         return bench_place(family, seed)
+    if part is BenchPart.MARGINS:
+        from placer.bench import bench_margins  # noqa: PLC0415
+
+        return bench_margins(seed)
     from service.bench import bench_http  # noqa: PLC0415
 
     return bench_http(url)

@@ -1,31 +1,70 @@
-"""``POST /place``."""
+"""``POST /place``, and what the twin said of an answered plan."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, ready_services
-from service.schemas import PlanSchema, WorkloadSchema
+from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
+from service.schemas import DeltaSchema, PlanOutcomeSchema, PlanSchema, ReplaceRequest, WorkloadSchema
 
 router = APIRouter(tags=["placement"])
+
+PLACING_PROBLEMS = problems(
+    s408="The body did not arrive in time",
+    s413="The body is too large",
+    s422="The request is not valid; `field` names what to mend",
+    s503="Busy or still starting; see Retry-After",
+)
 
 
 @router.post(
     "/place",
     summary="Plan a workload: how many GPUs, which adapter where, with which flags.",
     openapi_extra=describe_body(WorkloadSchema),
-    responses={200: {"model": PlanSchema}}
-    | problems(
-        s408="The body did not arrive in time",
-        s413="The body is too large",
-        s422="The request is not valid; `field` names what to mend",
-        s503="Busy or still starting; see Retry-After",
-    ),
+    responses={200: {"model": PlanSchema}} | PLACING_PROBLEMS,
 )
 async def place(request: Request) -> Response:
-    """Answer from memory: neither the store nor a worker is needed."""
+    """Answer from memory: neither the store nor a worker is needed.
+
+    A plan that was not verified is replayed by a worker behind the answer; see ``GET /plans/{plan_id}``.
+    """
     services = ready_services(request)
     async with bodies_of(request).read(request) as body:
-        answer = await services.context.place_pool.run(lambda: services.placements.answer(body))
+        plan, answer = await services.context.place_pool.run(lambda: services.placements.planned(body))
+        services.verifications.offer(plan, body)
     return json_response(answer)
+
+
+@router.post(
+    "/re-place",
+    summary="From the plan in force to one that holds, with few moves and fewer restarts.",
+    openapi_extra=describe_body(ReplaceRequest),
+    responses={200: {"model": DeltaSchema}} | PLACING_PROBLEMS,
+)
+async def re_place(request: Request) -> Response:
+    """Answer from memory; `max_moves` is a hard limit, and what it leaves broken is in `unmended`."""
+    services = ready_services(request)
+    async with bodies_of(request).read(request) as body:
+        answer = await services.context.place_pool.run(lambda: services.replacements.answer(body))
+    return json_response(answer)
+
+
+@router.get(
+    "/plans/{plan_id}",
+    summary="What the twin said of an answered plan, once a worker has replayed it.",
+    responses={200: {"model": PlanOutcomeSchema}}
+    | problems(
+        s404="No replay of such a plan was queued, or its outcome expired",
+        s422="Not an id",
+        s503="The store is not reachable, or too much waits; see Retry-After",
+    ),
+)
+async def plan_outcome(request: Request, plan_id: Annotated[str, Path(max_length=64)]) -> Response:
+    """Answer how the replay stands; `verified` only where it was, and nothing starved."""
+    services = services_of(request)
+    return json_response(
+        await services.context.store_pool.run(lambda: services.verifications.outcome(plan_id))
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,7 +13,7 @@ from placer.errors import InvalidProblemError
 from placer.explain import vllm_args
 from placer.packing import place
 from placer.problem import PlacementProblem
-from placer.verify import replay
+from placer.verify import HORIZON_S, verify
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
 from service.schemas import OptionsSchema, WorkloadSchema
@@ -21,11 +21,11 @@ from service.services.limits import check_size
 
 if TYPE_CHECKING:
     from placer.placement import GpuPlan, Placement
+    from placer.verify import Verification
     from service.services.catalog import Catalog
     from service.settings import Settings
 
-VERIFIED_S = 3600.0
-"""The window of a replay, as long as that of the measured runs."""
+NOT_ASKED: dict[str, Any] = {"status": "not_asked"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,12 @@ class PlacementService:
 
     def answer(self, document: bytes) -> bytes:
         """Return the encoded answer of ``POST /place`` to a request body."""
-        return encode_plan(self.plan(document))
+        return self.planned(document)[1]
+
+    def planned(self, document: bytes) -> tuple[Plan, bytes]:
+        """Return the plan for a request body, and its encoded answer."""
+        plan = self.plan(document)
+        return plan, encode_plan(plan)
 
     def plan(self, document: bytes) -> Plan:
         """Return the plan for a workload document.
@@ -59,22 +64,48 @@ class PlacementService:
         """
         request = WorkloadSchema.parse(document)
         check_size(request, self._settings)
-        problem = self._problem(request)
+        if request.options.max_moves is not None:
+            raise InvalidRequestError("is an option of POST /re-place only", field="options.max_moves")
+        problem = self.problem_of(request)
         if request.options.verify:
             _check_verifiable(problem, self._settings)
-        placement = place(problem)
-        verification: dict[str, Any] = {"status": "not_asked"}
+        placement, verification = place(problem), NOT_ASKED
         if request.options.verify:
-            verification = _verify(placement, problem, self._settings)
+            placement, verification = self._verified(placement, problem)
         PLACEMENT_ADAPTERS.inc(problem.workload.num_adapters)
         return Plan(
-            plan_id=_plan_id(document, problem),
+            plan_id=plan_id_of(document, problem),
             problem=problem,
             placement=placement,
             verification=verification,
         )
 
-    def _problem(self, request: WorkloadSchema) -> PlacementProblem:
+    def verified(self, document: bytes) -> Plan:
+        """Return the plan for a workload document, replayed and mended whatever its options say.
+
+        Without a deadline: the same document gives the same plan, and a worker has the time.
+        """
+        plan = self.plan(document)
+        if plan.verification is not NOT_ASKED:
+            return plan
+        checked = verify(plan.placement, plan.problem, max_workers=1)
+        return replace(plan, placement=checked.placement, verification=verification_document(checked))
+
+    def _verified(self, placement: Placement, problem: PlacementProblem) -> tuple[Placement, dict[str, Any]]:
+        settings = self._settings
+        checked = verify(
+            placement, problem, max_workers=settings.place_threads, deadline_s=settings.verify_deadline_s
+        )
+        return checked.placement, verification_document(checked)
+
+    def problem_of(self, request: WorkloadSchema) -> PlacementProblem:
+        """Return what a workload document asks for.
+
+        Raises
+        ------
+        InvalidRequestError, InvalidInputError
+            Naming the field.
+        """
         target = self._catalog.find(gpu_type=request.gpu_type, base_model=request.base_model)
         options = request.options
         try:
@@ -85,6 +116,7 @@ class PlacementService:
                 objective=options.objective,
                 max_gpus=options.max_gpus,
                 starvation_risk=options.starvation_risk,
+                num_trials=options.num_trials,
             )
         except InvalidProblemError as error:
             is_option = error.field in OptionsSchema.model_fields
@@ -92,7 +124,7 @@ class PlacementService:
             raise InvalidRequestError(error.message, field=field) from error
 
 
-def _plan_id(document: bytes, problem: PlacementProblem) -> str:
+def plan_id_of(document: bytes, problem: PlacementProblem) -> str:
     """Return a name that equal requests to equal surrogates share."""
     digest = hashlib.blake2b(document, digest_size=12)
     digest.update(problem.surrogate.version.encode())
@@ -100,14 +132,13 @@ def _plan_id(document: bytes, problem: PlacementProblem) -> str:
     return digest.hexdigest()
 
 
-def _verify(placement: Placement, problem: PlacementProblem, settings: Settings) -> dict[str, Any]:
-    """Replay each GPU in the twin and tell what came of it."""
-    reports = replay(placement, problem, horizon_s=VERIFIED_S, max_workers=settings.place_threads)
-    if not reports:
+def verification_document(checked: Verification) -> dict[str, Any]:
+    """Return what the twin said of each GPU, and what was mended, as JSON values."""
+    if checked.status == "no_gpus":
         return {"status": "no_gpus"}
     return {
-        "status": "starved" if any(report.starved for report in reports) else "verified",
-        "horizon_s": VERIFIED_S,
+        "status": checked.status,
+        "horizon_s": HORIZON_S,
         "gpus": [
             {
                 "gpu": gpu.gpu,
@@ -117,14 +148,19 @@ def _verify(placement: Placement, problem: PlacementProblem, settings: Settings)
                 "itl_ms": _number(report.itl.mean_ms),
                 "ttft_ms": _number(report.ttft.mean_ms),
             }
-            for gpu, report in zip(placement.gpus, reports, strict=True)
+            for gpu, report in zip(checked.placement.gpus, checked.reports, strict=True)
+            if report is not None
+        ],
+        "repairs": [
+            {"gpu": repair.gpu, "action": repair.action, "adapters": repair.adapters}
+            for repair in checked.repairs
         ],
     }
 
 
 def _check_verifiable(problem: PlacementProblem, settings: Settings) -> None:
     """Refuse a replay that would outlast the request."""
-    requests = float(problem.workload.rate_rps.sum()) * VERIFIED_S
+    requests = float(problem.workload.rate_rps.sum()) * HORIZON_S
     if requests > settings.max_simulated_requests:
         raise InvalidRequestError(
             f"would replay {requests:.3g} requests, at most {settings.max_simulated_requests} are allowed",
@@ -134,25 +170,42 @@ def _check_verifiable(problem: PlacementProblem, settings: Settings) -> None:
 
 def encode_plan(plan: Plan) -> bytes:
     """Return the plan as the contract's JSON (`service.schemas.PlanSchema`)."""
+    return orjson.dumps(plan_document(plan))
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON values."""
     placement, problem = plan.placement, plan.problem
     ids = problem.workload.adapter_ids
-    return orjson.dumps(
-        {
-            "plan_id": plan.plan_id,
-            "feasible": placement.feasible,
-            "num_gpus": placement.num_gpus,
-            "lower_bound": placement.lower_bound,
-            "gap": placement.gap,
-            "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
-            "unplaced": [
-                {"adapter": ids[row.row], "code": row.code, "reason": row.reason}
-                for row in placement.unplaced
-            ],
-            "surrogate_version": problem.surrogate.version,
-            "calibration_id": problem.calibration.calibration_id,
-            "verification": plan.verification,
-        }
-    )
+    return {
+        "plan_id": plan.plan_id,
+        "feasible": placement.feasible,
+        "num_gpus": placement.num_gpus,
+        "lower_bound": placement.lower_bound,
+        "gap": placement.gap,
+        "bound_rests_on": placement.bound_rests_on,
+        "given_up": _given_up(placement, problem),
+        "starvation_probability": _number(placement.starvation_probability),
+        "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
+        "unplaced": [
+            {"adapter": ids[row.row], "code": row.code, "reason": row.reason} for row in placement.unplaced
+        ],
+        "surrogate_version": problem.surrogate.version,
+        "calibration_id": problem.calibration.calibration_id,
+        "verification": plan.verification,
+    }
+
+
+def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
+    """Return what the objective cost, for a reader; None where nothing is placed."""
+    if not placement.gpus:
+        return None
+    slowest = max(placement.gpus, key=lambda gpu: gpu.predicted.itl_ms)
+    pace = f"ITL {slowest.predicted.itl_ms:.0f} ms, TTFT {slowest.predicted.ttft_ms:.0f} ms"
+    if problem.objective == "min_latency":
+        more = placement.num_gpus - placement.lower_bound
+        return f"{more} GPUs above the lower bound, for {pace} on the slowest GPU"
+    return f"latency: {pace} on the slowest GPU"
 
 
 def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...]) -> dict[str, Any]:
@@ -170,6 +223,7 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
             "ttft_ms": _number(predicted.ttft_ms),
         },
         "binding_constraint": gpu.binding_constraint,
+        "head_room": {name: _number(share) for name, share in gpu.head_room.items()},
         "vllm_args": vllm_args(gpu, problem),
     }
 

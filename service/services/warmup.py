@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from placer.delta import re_place
+from placer.packing import compile_search
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.domain import Adapter, ServerConfig, Workload
 from twin.simulate import simulate
@@ -38,7 +40,7 @@ def warm_twin() -> None:
 
 
 def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
-    """Answer one small placement, verified, for each target."""
+    """Make one small plan, verified, search for a better one and re-place it, for each target."""
     for target in catalog.targets.values():
         adapters = [
             {
@@ -56,4 +58,6 @@ def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
             "adapters": adapters,
             "options": {"verify": True},
         }
-        placements.answer(orjson.dumps(document))
+        problem = placements.plan(orjson.dumps(document)).problem
+        compile_search(problem)
+        re_place(problem, ())

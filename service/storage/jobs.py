@@ -126,6 +126,12 @@ class JobStore:
                 job = self._fetch(job_id)
             return _record(job)
 
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs wait for a worker."""
+        with store_call():
+            return int(self._queue.count)
+
     def _known(self, job_id: str) -> Job | None:
         try:
             return self._fetch(job_id)

@@ -6,9 +6,13 @@ import os
 import time
 from typing import Any
 
+import orjson
 import structlog
 
 from service.schemas import SimulateRequest, report_document
+from service.services.catalog import load_catalog
+from service.services.placement import PlacementService, encode_plan
+from service.settings import Settings
 from twin.calibration import load_calibration
 from twin.simulate import TWIN_VERSION, simulate
 
@@ -31,3 +35,20 @@ def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
     log.info("simulated", job_id=os.environ.get("RQ_JOB_ID"), wall_s=round(time.perf_counter() - started, 3))
     document = dict(report_document(report, workload.adapter_ids))
     return document | {"calibration_id": request.calibration_id, "twin_version": TWIN_VERSION}
+
+
+def run_verification(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan of a workload document as it is after its replay (`service.schemas.PlanSchema`).
+
+    The plan is made again: the same document and surrogate give the same one.
+    """
+    started = time.perf_counter()
+    placements = PlacementService(load_catalog(), Settings())
+    plan = placements.verified(payload["document"].encode())
+    log.info(
+        "verified",
+        job_id=os.environ.get("RQ_JOB_ID"),
+        status=plan.verification["status"],
+        wall_s=round(time.perf_counter() - started, 3),
+    )
+    return orjson.loads(encode_plan(plan))

@@ -8,23 +8,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.features import FEATURE_NAMES, adapter_terms, features_of
-from models.kernels.features import NUM_SUMS
+from models.kernels.features import NUM_SUMS, RATE_IN, RATE_OUT
 from placer import bounds, limits
 from placer.kernels.best_case import best_case_utilisation
+from placer.packing import risk_allowance
 from placer.ranks import slot_rank
 from twin.domain import ServerConfig
+from twin.kernels.latency import scheduler_us, step_ms
+from twin.latency import scheduler_coefficients, step_coefficients
 
 if TYPE_CHECKING:
     from placer.packing import Variant
     from placer.problem import PlacementProblem
 
-MAX_RHO = 1.05
-FEW_KV_REQUESTS = 80
-MIN_SERVED_FRACTION = 0.95
-MARGINS = ("rho", "slots_over_active", "kv_pressure", "kv_requests")
+ASKED = (
+    "rho",
+    "slots_over_active",
+    "slots_over_hot",
+    "kv_pressure",
+    "kv_requests",
+    "batch",
+    "context_tokens",
+)
 REACH = 3
 FEW_SLOTS = 8
+SPARE_SLOTS = 1.25
 RETRY_BELOW = 0.8
+MAX_UNSETTLED = 1.05
 
 
 @dataclass
@@ -42,6 +52,9 @@ class Oracle:
 
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
+        self.margins = problem.margins
+        self.shares = bounds.least_shares(problem)
+        self.risk_limit = risk_allowance(problem, bounds.lower_bounds(problem, self.shares).best)
         self.terms = adapter_terms(problem.workload)
         self.demands = bounds.adapter_demands(problem)
         self.best_case = bounds.best_case(problem)
@@ -63,8 +76,8 @@ class Oracle:
     def risk(self, rows, max_loras: int) -> float:
         """The starvation probability of a GPU with these adapters, added in this order; 2 for a sure no.
 
-        The capacity by formula, slots for the adapters that are active, and the tree for throughput
-        each have a veto.
+        The capacity by formula, the KV cache's margin, slots for the adapters that are active, and the
+        tree for throughput each have a veto.
         """
         aggregates = np.zeros(self.terms.shape[1])
         for row in rows:
@@ -75,19 +88,45 @@ class Oracle:
         features, _ = features_of(
             aggregates, max_loras, server.max_lora_rank, self.problem.surrogate.calibration
         )
-        rho, slots_over_active, kv_pressure, kv_requests = (
-            features[FEATURE_NAMES.index(name)] for name in MARGINS
+        asked = {name: features[FEATURE_NAMES.index(name)] for name in ASKED}
+        refused = (
+            asked["rho"] > self.margins.max_rho
+            or predicted.served_fraction < self.margins.min_served_fraction
+            or asked["kv_pressure"] * (1 + (self.margins.few_kv_requests / asked["kv_requests"]) ** 2) > 1
+            or (max_loras < len(rows) and self.short_of_slots(aggregates, asked, len(rows), server))
+            or (len(rows) > limits.known_adapters_per_gpu(self.problem) and self.loud(asked))
         )
-        scarce = max_loras < len(rows) and slots_over_active < 1
-        thrashes = kv_pressure * (1 + (FEW_KV_REQUESTS / kv_requests) ** 2) > 1
-        if thrashes or rho > MAX_RHO or scarce or predicted.served_fraction < MIN_SERVED_FRACTION:
-            return 2.0
-        return predicted.starvation_probability
+        return 2.0 if refused else predicted.starvation_probability
+
+    def short_of_slots(self, aggregates, asked, count: int, server: ServerConfig) -> bool:
+        """Whether active adapters outnumber the slots, or the batch that counts them is not settled."""
+        if asked["slots_over_active"] < self.margins.min_slots_over_active:
+            return True
+        if asked["slots_over_hot"] < self.margins.min_slots_over_hot:
+            return True
+        calibration = self.problem.calibration
+        active, running = server.max_loras / asked["slots_over_active"], asked["batch"] + 1.0
+        step = step_ms(
+            step_coefficients(calibration.step),
+            running,
+            running * aggregates[RATE_IN] / aggregates[RATE_OUT],
+            running * asked["context_tokens"],
+            min(active + 1 - active / count, server.max_loras),
+            server.max_lora_rank,
+            server.max_loras,
+        )
+        step_s = 1e-3 * step + 1e-6 * scheduler_us(scheduler_coefficients(calibration.scheduler), running, 0)
+        return bool(asked["rho"] < 1 and aggregates[RATE_OUT] * step_s > MAX_UNSETTLED * asked["batch"])
+
+    def loud(self, asked) -> bool:
+        """Whether a GPU uses more than the quiet share of some limit."""
+        quiet = self.margins.quiet_share
+        return asked["rho"] > quiet or asked["kv_pressure"] > quiet or asked["slots_over_active"] * quiet < 1
 
     def choices(self, rows) -> list[int]:
         """Values of `max_loras` worth a trial for these adapters."""
         ladder = self.ladders[self.slot_rank(rows)]
-        wanted = max(len(rows), FEW_SLOTS)
+        wanted = max(SPARE_SLOTS * len(rows), FEW_SLOTS)
         enough = next((k for k, max_loras in enumerate(ladder) if max_loras >= wanted), len(ladder) - 1)
         return ladder[: enough + 1]
 
@@ -96,8 +135,7 @@ class Oracle:
         return (
             max_loras in self.ladders[self.slot_rank(rows)]
             and len(rows) <= limits.max_adapters_per_gpu(self.problem)
-            and self.utilisation(rows) <= 1
-            and self.risk(rows, max_loras) <= self.problem.starvation_risk
+            and self.risk(rows, max_loras) <= self.risk_limit
         )
 
     def fits(self, rows) -> bool:
@@ -131,13 +169,14 @@ class Oracle:
             return False
         if len(rows) > limits.max_adapters_per_gpu(self.problem) or cost >= gpu.refused.get(rank, np.inf):
             return False
-        if self.utilisation(rows) > 1:
+        if sum(self.shares[row] for row in rows) > 1 + 1e-9:
             return False
         choices = self.choices(rows)
         present = min(sum(m < gpu.max_loras for m in self.ladders[gpu.max_lora_rank]), len(choices) - 1)
         near = sorted(range(len(choices)), key=lambda k: (abs(k - present), -k))
         for k in near:
-            if abs(k - present) <= REACH and self.accepts(rows, choices[k]):
+            reach = REACH if len(rows) <= limits.known_adapters_per_gpu(self.problem) else len(choices)
+            if abs(k - present) <= reach and self.accepts(rows, choices[k]):
                 gpu.rows, gpu.max_lora_rank, gpu.max_loras = rows, rank, choices[k]
                 return True
         gpu.refused[rank] = RETRY_BELOW * cost
@@ -145,7 +184,7 @@ class Oracle:
 
     def open(self, gpus: list[OracleGpu], row: int) -> None:
         most = self.problem.max_gpus
-        if (most is None or len(gpus) < most) and self.fits([row]):
+        if (most is None or len(gpus) < most) and self.utilisation([row]) <= 1 and self.fits([row]):
             choices = self.choices([row])
             best = min(choices, key=lambda max_loras: self.risk([row], max_loras))
             gpus.append(OracleGpu(rows=[row], max_lora_rank=self.slot_rank([row]), max_loras=best))

@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
 
-from placer.baselines import BASELINES, USUAL_MAX_LORAS, max_base, round_robin
-from placer.bounds import lower_bound, workload_utilisation
+from placer.baselines import (
+    BASELINES,
+    TESTING_POINTS,
+    USUAL_MAX_LORAS,
+    dlora_proactive,
+    loraserve,
+    max_base,
+    round_robin,
+    seed_greedy,
+    seed_latency,
+)
+from placer.bounds import load_bound, workload_utilisation
 from placer.errors import InvalidProblemError
 from placer.families import FAMILIES, family_workload
 from placer.packing import place
@@ -22,7 +32,7 @@ def test_a_baseline_puts_each_adapter_on_one_gpu_that_starts(name):
     problem = make_problem(make_random_workload(90, 4))
     plan = BASELINES[name](problem)
     assert plan is not None
-    assert plan.lower_bound == lower_bound(problem) <= plan.num_gpus
+    assert plan.lower_bound == load_bound(problem) <= plan.num_gpus
     placed = np.concatenate([gpu.rows for gpu in plan.gpus])
     assert sorted(placed.tolist()) == list(range(90))
     for gpu in plan.gpus:
@@ -72,5 +82,30 @@ def test_a_family_gives_the_same_workload_for_the_same_seed_and_can_be_placed(fa
 
 
 def test_an_unknown_family_is_refused_by_name():
-    with pytest.raises(InvalidProblemError, match="zipf, all-hot, all-cold, mixed-lengths, got 'x'"):
+    with pytest.raises(InvalidProblemError, match=r"zipf, all-hot, all-cold, .*got 'x'"):
         family_workload("x", 0, 10, make_calibration())
+
+
+def test_the_references_greedy_stops_a_gpu_at_its_testing_points():
+    problem = make_problem(make_workload([8] * 60, 0.5))
+    plan = seed_greedy(problem)
+    assert plan is not None
+    assert all(len(gpu.rows) in TESTING_POINTS for gpu in plan.gpus[:-1])
+    assert all(gpu.predicted.starvation_probability <= problem.starvation_risk for gpu in plan.gpus)
+
+
+def test_balancing_rules_leave_no_gpu_with_twice_the_load_of_another():
+    problem = make_problem(make_workload([8] * 60, np.linspace(1.0, 2.0, 60)))
+    for rule in (seed_latency, dlora_proactive):
+        plan = rule(problem)
+        assert plan is not None
+        loads = [problem.workload.rate_rps[gpu.rows].sum() for gpu in plan.gpus]
+        assert max(loads) <= 2 * min(loads)
+
+
+def test_operating_points_keep_like_ranks_together():
+    problem = make_problem(make_random_workload(120, 2))
+    plan = loraserve(problem)
+    assert plan is not None
+    most = [problem.workload.rank[gpu.rows].max() for gpu in plan.gpus]
+    assert most == sorted(most, reverse=True)

@@ -57,11 +57,12 @@ def test_the_lower_bound_is_at_most_the_fewest_gpus_of_any_partition(rows):
         assert bounds.lower_bound(problem) <= fewest
 
 
-def test_the_count_bound_divides_by_the_adapters_that_the_surrogate_knows():
+def test_the_count_bound_divides_by_twice_the_adapters_that_the_surrogate_knows():
     surrogate = make_surrogate(make_calibration(), max_adapters=4)
     problem = make_problem(make_workload([8] * 9, 1e-6), surrogate)
-    assert bounds.lower_bounds(problem) == bounds.LowerBounds(load=1, count=3)
-    assert bounds.lower_bound(problem) == 3
+    assert bounds.lower_bounds(problem) == bounds.LowerBounds(load=1, share=1, count=2)
+    assert bounds.lower_bounds(problem).rests_on == "count"
+    assert bounds.lower_bound(problem) == 2
 
 
 @pytest.mark.parametrize(

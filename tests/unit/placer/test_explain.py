@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.features import FEATURE_NAMES
-from placer.explain import binding_constraint, pressures, server_config, vllm_args
+from placer.explain import binding_constraint, head_room, pressures, server_config, vllm_args
 from placer.packing import place
 from tests.support.packing_problems import (
     make_calibration,
@@ -17,7 +17,7 @@ from twin.domain import MemoryLaw
 
 def features(**values):
     row = np.zeros(len(FEATURE_NAMES), dtype=np.float32)
-    row[FEATURE_NAMES.index("slots_over_active")] = 1e6
+    row[FEATURE_NAMES.index("slots_over_active")] = row[FEATURE_NAMES.index("slots_over_hot")] = 1e6
     for name, value in values.items():
         row[FEATURE_NAMES.index(name)] = value
     return row
@@ -30,8 +30,9 @@ def features(**values):
         (features(rho=0.8, kv_pressure=0.5, budget_pressure=0.8), "throughput"),
         (features(rho=0.7, kv_pressure=0.5, seqs_pressure=0.9), "throughput"),
         (features(rho=0.8, kv_pressure=0.8, budget_pressure=0.6), "kv_memory"),
-        (features(rho=0.8, slots_over_active=1.1, slots_over_count=0.5), "slots"),
-        (features(rho=0.8, slots_over_active=1.1, slots_over_count=1.0), "throughput"),
+        (features(rho=0.8, slots_over_active=0.32, slots_over_count=0.5), "slots"),
+        (features(rho=0.8, slots_over_hot=1.1, slots_over_count=0.5), "slots"),
+        (features(rho=0.8, slots_over_hot=1.1, slots_over_count=1.0), "throughput"),
     ],
 )
 def test_the_limit_that_is_used_most_binds(row, constraint):
@@ -40,7 +41,8 @@ def test_the_limit_that_is_used_most_binds(row, constraint):
 
 def test_pressures_are_shares_of_each_limit():
     row = features(rho=0.6, kv_pressure=0.2, slots_over_active=4.0, slots_over_count=0.5)
-    assert pressures(row) == pytest.approx({"kv_memory": 0.2, "slots": 0.25, "throughput": 0.6})
+    assert pressures(row) == pytest.approx({"kv_memory": 0.2, "slots": 0.075, "throughput": 0.6})
+    assert head_room(row) == pytest.approx({"kv_memory": 0.8, "slots": 0.925, "throughput": 0.4})
 
 
 def test_long_answers_on_a_small_gpu_are_bound_by_kv_memory():

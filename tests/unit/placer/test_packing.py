@@ -95,13 +95,14 @@ def test_a_plan_of_many_adapters_obeys_the_laws_too(seed):
 @settings(max_examples=num_examples(150), deadline=None)
 @given(problems(), st.sampled_from(VARIANTS))
 def test_the_kernel_packs_as_the_rules_in_plain_python_do(problem, variant):
-    packing = run(problem, build_tables(problem), variant)
+    packing = run(build_tables(problem), variant)
     expected = Oracle(problem).pack(variant)
     gpu_of = np.full(problem.workload.num_adapters, -1)
     for gpu, group in enumerate(expected):
         gpu_of[group.rows] = gpu
-    assert np.array_equal(np.maximum(packing.gpu_of, -1), gpu_of)
-    assert packing.max_lora_rank.tolist() == [group.max_lora_rank for group in expected]
+    assert np.array_equal(np.maximum(packing.fleet.gpu_of, -1), gpu_of)
+    ranks = build_tables(problem).oracle.slot_ranks[packing.fleet.rank_class[: packing.num_gpus]]
+    assert ranks.tolist() == [group.max_lora_rank for group in expected]
 
 
 @settings(max_examples=num_examples(25), deadline=None)
@@ -136,12 +137,14 @@ def test_the_same_problem_gets_the_same_plan():
 
 @settings(max_examples=num_examples(40), deadline=None)
 @given(problems())
-def test_each_gpu_has_the_least_risk_of_all_its_max_loras(problem):
+def test_each_gpu_has_the_least_risk_of_the_max_loras_near_its_own(problem):
     oracle = Oracle(problem)
     for gpu in place(problem).gpus:
-        rows = gpu.rows.tolist()
-        least = min(oracle.risk(rows, max_loras) for max_loras in oracle.choices(rows))
-        assert gpu.predicted.starvation_probability <= least + 0.005
+        rows, choices = gpu.rows.tolist(), oracle.choices(gpu.rows.tolist())
+        here = choices.index(gpu.max_loras)
+        near = choices[max(here - 3, 0) : here + 4]
+        least = min(oracle.risk(rows, max_loras) for max_loras in near)
+        assert gpu.predicted.starvation_probability <= max(least + 0.005, oracle.risk_limit)
 
 
 @pytest.mark.parametrize(("fewer_slots_risk", "prefers_fewer"), [(0.012, True), (0.03, False)])
@@ -198,7 +201,8 @@ def test_a_starvation_tree_that_always_says_yes_is_not_believed_alone(changes, r
             aggregate(workload), gpu.max_loras, gpu.max_lora_rank, problem.surrogate.calibration
         )
         assert row[FEATURE_NAMES.index("rho")] <= 1
-        assert gpu.max_loras >= len(gpu.rows) or row[FEATURE_NAMES.index("slots_over_active")] >= 1
+        assert gpu.max_loras >= len(gpu.rows) or row[FEATURE_NAMES.index("slots_over_active")] >= 0.3
+        assert gpu.max_loras >= len(gpu.rows) or row[FEATURE_NAMES.index("slots_over_hot")] >= 1
         assert surrogate.predict(workload, server).served_fraction >= 0.9
 
 
@@ -210,9 +214,7 @@ def test_adapters_of_a_high_rank_are_kept_together_where_mixing_costs_a_gpu():
     problem = make_problem(make_workload(ranks, 0.01), surrogate, calibration=calibration)
     placement = place(problem)
     check_laws(problem, placement)
-    by_variant = {
-        variant.name: run(problem, build_tables(problem), variant).quality[1] for variant in VARIANTS
-    }
+    by_variant = {variant.name: run(build_tables(problem), variant).quality[1] for variant in VARIANTS}
     assert placement.num_gpus == min(by_variant.values()) < by_variant["rank-mixed"]
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 
+from placer.margins import Margins
 from placer.packing import place
-from placer.verify import replay
+from placer.verify import replay, verify
 from tests.support.packing_problems import (
     make_calibration,
     make_problem,
@@ -55,5 +56,58 @@ def test_a_plan_that_trusts_an_optimistic_surrogate_is_found_out():
     workload = make_workload([8] * 100, 1.5, 100.0, 200.0)
     problem = make_problem(workload, optimist, calibration=calibration)
     sober = make_problem(workload, make_surrogate(calibration), calibration=calibration)
-    assert any(report.starved for report in replay(place(problem), problem, horizon_s=180.0))
-    assert not any(report.starved for report in replay(place(sober), sober, horizon_s=180.0))
+    assert any(report.starved for report in replay(place(problem), problem, horizon_s=240.0))
+    assert not any(report.starved for report in replay(place(sober), sober, horizon_s=240.0))
+
+
+def make_hopeful_problem(**changes):
+    """A surrogate that sees no starvation, and margins for a quarter more than can be served."""
+    calibration = make_calibration()
+    optimist = make_surrogate(calibration, threshold_tree("rho", [100.0], [0.001, 0.9]))
+    workload = make_workload([8] * 100, 1.0, 1000.0, 50.0)
+    margins = Margins(max_rho=1.25, min_served_fraction=0.0, few_kv_requests=0.0)
+    return make_problem(workload, optimist, calibration=calibration, margins=margins, **changes)
+
+
+def test_a_plan_that_starves_is_mended_and_only_then_called_verified():
+    problem = make_hopeful_problem()
+    placement = place(problem)
+    assert any(report.starved for report in replay(placement, problem, horizon_s=240.0))
+    checked = verify(placement, problem, horizon_s=240.0)
+    assert checked.status == "verified"
+    assert checked.repairs
+    assert len(checked.reports) == checked.placement.num_gpus
+    again = replay(checked.placement, problem, horizon_s=240.0)
+    assert [report.starved for report in again] == [False] * checked.placement.num_gpus
+    rows = sorted(row for gpu in checked.placement.gpus for row in gpu.rows.tolist())
+    assert rows == list(range(100))
+    assert checked.placement.lower_bound == placement.lower_bound
+
+
+def test_a_plan_that_cannot_be_mended_within_max_gpus_is_called_starved():
+    problem = make_hopeful_problem(max_gpus=1)
+    checked = verify(place(problem), problem, horizon_s=240.0)
+    assert checked.placement.num_gpus == 1
+    assert not checked.repairs
+    assert checked.status == "starved"
+
+
+def test_a_plan_without_time_for_its_replay_is_called_incomplete():
+    problem = make_problem(make_workload([8] * 30, 2.0))
+    checked = verify(place(problem), problem, deadline_s=-1.0)
+    assert checked.status == "incomplete"
+    assert set(checked.reports) == {None}
+
+
+def test_an_empty_plan_has_nothing_to_verify():
+    problem = make_problem(make_workload([8], 0.1, 500_000.0))
+    assert verify(place(problem), problem).status == "no_gpus"
+
+
+def test_a_verification_does_not_depend_on_the_number_of_threads():
+    problem = make_hopeful_problem()
+    one, four = (verify(place(problem), problem, horizon_s=300.0, max_workers=n) for n in (1, 4))
+    assert one.repairs == four.repairs
+    assert [gpu.rows.tolist() for gpu in one.placement.gpus] == [
+        gpu.rows.tolist() for gpu in four.placement.gpus
+    ]

@@ -1,0 +1,198 @@
+"""Whether a GPU may hold its adapters: the trees, and margins of the physics that they must agree with."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from models.kernels.features import (
+    BATCH,
+    CONTEXT_TOKENS,
+    COUNT,
+    KV_PRESSURE,
+    KV_REQUESTS,
+    RATE_IN,
+    RATE_OUT,
+    RHO,
+    SLOTS_OVER_ACTIVE,
+    SLOTS_OVER_COUNT,
+    SLOTS_OVER_HOT,
+    step_of,
+)
+from models.kernels.surrogate import evaluate
+
+REACH = 3
+"""Values of the ladder that a trial looks at on each side of a GPU's present `max_loras`."""
+
+FEW_SLOTS = 8
+"""Values of `max_loras` up to this are worth a trial for any number of adapters."""
+
+SPARE_SLOTS = 1.25
+"""More slots than this for each adapter are not worth a trial."""
+
+MAX_UNSETTLED = 1.05
+"""Little's law over the batch that the features settled on, at most, where slots are scarce."""
+
+REFUSED = 2.0
+"""Stands for a probability where the physics refuse."""
+
+# Places of `placer.margins.Margins.vector`.
+(
+    MAX_RHO,
+    FEW_KV_REQUESTS,
+    MIN_SLOTS_OVER_ACTIVE,
+    MIN_SLOTS_OVER_HOT,
+    MIN_SERVED_FRACTION,
+    QUIET_SHARE,
+) = range(6)
+
+
+class Oracle(NamedTuple):
+    """What decides whether a GPU is accepted.
+
+    Attributes
+    ----------
+    surrogate
+        `SurrogateArrays` of the surrogate.
+    margins
+        (6,) float64, `placer.margins.Margins.vector`.
+    starvation_risk
+        Largest probability of starvation that a GPU may have.
+    known_adapters, max_adapters
+        Adapters on a GPU that the surrogate was trained with at most; that a GPU may hold at all.
+    slot_ranks
+        (num_classes,) int64, ascending `max_lora_rank` values.
+    ladders
+        (num_classes, k) int64: feasible `max_loras` of each class, ascending, padded with 0.
+    """
+
+    surrogate: tuple
+    margins: np.ndarray
+    starvation_risk: float
+    known_adapters: int
+    max_adapters: int
+    slot_ranks: np.ndarray
+    ladders: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _settled(calibration, aggregates, features, max_loras, max_lora_rank):
+    """Tell whether the batch of the features is the one that the load asks for, or nearly.
+
+    Few secants find it. One that stopped too low counts too few adapters as active, and too few
+    slots would pass.
+    """
+    active = max_loras / features[SLOTS_OVER_ACTIVE]
+    c = calibration
+    step = step_of(
+        (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0),
+        c[10],
+        (c[11], c[12], c[13], c[14]),
+        features[BATCH],
+        min(active + 1.0 - active / aggregates[COUNT], max_loras * 1.0),
+        aggregates[RATE_IN] / aggregates[RATE_OUT],
+        features[CONTEXT_TOKENS],
+        max_loras,
+        max_lora_rank,
+    )
+    step_s = 1e-3 * step
+    return aggregates[RATE_OUT] * step_s <= MAX_UNSETTLED * features[BATCH]
+
+
+@njit(cache=True, nogil=True)
+def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
+    """Return a GPU's probability of starvation, `REFUSED` where another estimate says it starves.
+
+    A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
+    more must agree: the capacity by formula, a margin of KV cache where it holds few requests, slots
+    for the adapters that never yield one, and the tree for throughput. Long requests that meet a
+    full cache preempt each other: each is admitted again as soon as its first chunk fits, and its
+    recomputation fills the cache anew. Such a server does not recover by itself.
+
+    Parameters
+    ----------
+    oracle
+        `Oracle`.
+    aggregates
+        (NUM_AGGREGATES,) float64.
+    max_loras, max_lora_rank
+        Flags of the server.
+    scratch
+        (NUM_FEATURES,) float32; holds the features afterwards.
+    """
+    margins = oracle.margins
+    served, risk = evaluate(oracle.surrogate, aggregates, max_loras, max_lora_rank, scratch)
+    rho, kv_pressure, slots = scratch[RHO], scratch[KV_PRESSURE], scratch[SLOTS_OVER_ACTIVE]
+    if rho > margins[MAX_RHO] or served < margins[MIN_SERVED_FRACTION]:
+        return REFUSED
+    if kv_pressure * (1.0 + (margins[FEW_KV_REQUESTS] / scratch[KV_REQUESTS]) ** 2) > 1.0:
+        return REFUSED
+    if scratch[SLOTS_OVER_COUNT] < 1.0:
+        scarce = scratch[SLOTS_OVER_HOT] < margins[MIN_SLOTS_OVER_HOT]
+        if scarce or slots < margins[MIN_SLOTS_OVER_ACTIVE]:
+            return REFUSED
+        if rho < 1.0 and not _settled(oracle.surrogate[0], aggregates, scratch, max_loras, max_lora_rank):
+            return REFUSED
+    if aggregates[COUNT] > oracle.known_adapters:
+        quiet = margins[QUIET_SHARE]
+        if rho > quiet or kv_pressure > quiet or slots * quiet < 1.0:
+            return REFUSED
+    return risk
+
+
+@njit(cache=True, nogil=True)
+def last_choice(ladder, count):
+    """Return the index of the largest `max_loras` worth a trial, -1 where none fits in memory.
+
+    Slots that no adapter fills cost memory, so the first value with `SPARE_SLOTS` for all `count` is
+    the last; but the trees have seen few servers with less than `FEW_SLOTS`.
+    """
+    last = -1
+    for index in range(ladder.shape[0]):
+        if ladder[index] == 0:
+            break
+        last = index
+        if ladder[index] >= max(SPARE_SLOTS * count, FEW_SLOTS):
+            break
+    return last
+
+
+@njit(cache=True, nogil=True)
+def best_choice(oracle, aggregates, rank_class, scratch):
+    """Return the ladder's index with the least starvation probability, and that probability.
+
+    Ties go to fewer slots. Parameters as in `starvation_risk_of`; `rank_class` is the GPU's.
+    """
+    best, best_risk = -1, REFUSED
+    ladder = oracle.ladders[rank_class]
+    for index in range(last_choice(ladder, aggregates[COUNT]) + 1):
+        risk = starvation_risk_of(oracle, aggregates, ladder[index], oracle.slot_ranks[rank_class], scratch)
+        if risk < best_risk:
+            best, best_risk = index, risk
+    return best, best_risk
+
+
+@njit(cache=True, nogil=True)
+def accepted_choice(oracle, aggregates, rank_class, present, scratch):
+    """Return the accepted index of the ladder nearest to `present`, more slots first; -1 if none.
+
+    Looks `REACH` values to each side: a GPU grows by one adapter at a time, and what suits it moves
+    slowly, but for the step beyond `known_adapters`, where all values are tried. Parameters as in
+    `best_choice`.
+    """
+    if aggregates[COUNT] > oracle.max_adapters:
+        return -1
+    ladder = oracle.ladders[rank_class]
+    last = last_choice(ladder, aggregates[COUNT])
+    present = min(present, last)
+    reach = REACH if aggregates[COUNT] <= oracle.known_adapters else last
+    for distance in range(reach + 1):
+        for side in range(2 if distance > 0 else 1):
+            index = present + distance if side == 0 else present - distance
+            if 0 <= index <= last:
+                risk = starvation_risk_of(
+                    oracle, aggregates, ladder[index], oracle.slot_ranks[rank_class], scratch
+                )
+                if risk <= oracle.starvation_risk:
+                    return index
+    return -1

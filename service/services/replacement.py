@@ -1,0 +1,93 @@
+"""Re-placements: from the plan in force and a workload to the next plan, as the answer's bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from placer.delta import RunningGpu, re_place
+from placer.errors import InvalidProblemError
+from service.errors import InvalidRequestError
+from service.schemas import ReplaceRequest
+from service.services.limits import check_size
+from service.services.placement import NOT_ASKED, Plan, plan_document, plan_id_of
+
+if TYPE_CHECKING:
+    from placer.delta import PlacementDelta
+    from service.services.placement import PlacementService
+    from service.settings import Settings
+
+
+class ReplacementService:
+    """Answers how to get from the plan in force to one that holds. Needs nothing but memory."""
+
+    def __init__(self, placements: PlacementService, settings: Settings) -> None:
+        self._placements = placements
+        self._settings = settings
+
+    def answer(self, document: bytes) -> bytes:
+        """Return the encoded answer of ``POST /re-place`` to a request body.
+
+        Raises
+        ------
+        ServiceError, InvalidInputError
+            Naming the field.
+        """
+        request = ReplaceRequest.parse(document)
+        check_size(request, self._settings)
+        if request.options.verify:
+            raise InvalidRequestError("is an option of POST /place only", field="options.verify")
+        problem = self._placements.problem_of(request)
+        current = running_gpus(request)
+        try:
+            delta = re_place(problem, current, request.options.max_moves)
+        except InvalidProblemError as error:
+            raise InvalidRequestError(error.message, field=error.field) from error
+        plan = Plan(
+            plan_id=plan_id_of(document, problem),
+            problem=problem,
+            placement=delta.placement,
+            verification=NOT_ASKED,
+        )
+        return encode_delta(plan, delta)
+
+
+def running_gpus(request: ReplaceRequest) -> tuple[RunningGpu, ...]:
+    """Return the servers that run; adapters that the workload no longer has are left out."""
+    row_of = {adapter.id: row for row, adapter in enumerate(request.adapters)}
+    running = []
+    for number, gpu in enumerate(request.current.gpus):
+        try:
+            running.append(
+                RunningGpu(
+                    gpu=gpu.gpu,
+                    max_loras=gpu.max_loras,
+                    max_lora_rank=gpu.max_lora_rank,
+                    rows=tuple(row_of[name] for name in gpu.adapters if name in row_of),
+                )
+            )
+        except InvalidProblemError as error:
+            field = f"current.gpus[{number}].max_lora_rank"
+            raise InvalidRequestError(error.message, field=field) from error
+    return tuple(running)
+
+
+def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
+    """Return the plan and its difference as JSON (`service.schemas.DeltaSchema`)."""
+    ids = plan.problem.workload.adapter_ids
+    document = plan_document(plan)
+    document["feasible"] = document["feasible"] and not delta.unmended
+    document["gap"] = document["gap"] if document["feasible"] else None
+    return orjson.dumps(
+        document
+        | {
+            "moves": [
+                {"adapter": ids[move.row], "from": move.source, "to": move.target} for move in delta.moves
+            ],
+            "restarts": list(delta.restarts),
+            "opened": list(delta.opened),
+            "closed": list(delta.closed),
+            "unmended": [{"gpu": row.gpu, "reason": row.reason} for row in delta.unmended],
+        }
+    )
