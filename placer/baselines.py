@@ -145,11 +145,11 @@ def seed_greedy(problem: PlacementProblem) -> Plan:
     slots: list[int] = []
     while len(order):
         good = _largest_tested(problem, order)
-        if good.adapters == 0:
+        if good.held == 0:
             return None
-        groups.append(order[: good.adapters])
+        groups.append(order[: good.held])
         slots.append(good.max_loras)
-        order = order[good.adapters :]
+        order = order[good.held :]
     return _plan(problem, groups, slots)
 
 
@@ -169,7 +169,7 @@ BASELINES: dict[str, Callable[[PlacementProblem], Plan]] = {
 class _Tested(NamedTuple):
     """The largest number of adapters that passed a test, and with which slots."""
 
-    adapters: int
+    held: int
     max_loras: int
 
 

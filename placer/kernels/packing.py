@@ -29,9 +29,6 @@ RETRY_BELOW = 0.8
 FULL = 1.0 + 1e-9
 """Least shares on one GPU, at most."""
 
-FINAL_REACH = 6
-"""Values of the ladder on each side of the present one among which the final one is chosen."""
-
 RISK_TIE = 0.005
 """Starvation probabilities nearer than this are the same: a leaf's share of a few hundred runs."""
 
@@ -191,24 +188,23 @@ def restate(items, order, starts, fleet):
 def choose(oracle, fleet, num_gpus, scratch):
     """Choose each GPU's final `max_loras`: `fleet.choice` receives the index in the ladder.
 
-    Of the values at most `FINAL_REACH` from the present one the least starvation probability wins;
-    among those within `RISK_TIE` of it, the shortest mean request (TTFT + ITL x output tokens).
+    The least starvation probability wins; among those within `RISK_TIE` of it, the shortest mean
+    request (TTFT + ITL x output tokens): few slots carry most load, more let nobody wait.
     Never above `starvation_risk` where the GPU was accepted. Parameters as in `pack`.
     """
-    risks = np.empty(2 * FINAL_REACH + 1)
+    risks = np.empty(oracle.ladders.shape[1])
     for gpu in range(num_gpus):
         rank_class, aggregates = fleet.rank_class[gpu], fleet.aggregates[gpu]
         rank, ladder = oracle.slot_ranks[rank_class], oracle.ladders[rank_class]
-        first = max(fleet.choice[gpu] - FINAL_REACH, 0)
-        last = min(fleet.choice[gpu] + FINAL_REACH, last_choice(ladder, fleet.count[gpu]))
+        last = last_choice(ladder, fleet.count[gpu])
         least = REFUSED
-        for index in range(first, last + 1):
-            risks[index - first] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
-            least = min(least, risks[index - first])
+        for index in range(last + 1):
+            risks[index] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
+            least = min(least, risks[index])
         accepted = min(least + RISK_TIE, max(oracle.starvation_risk, least))
         shortest_ms = np.inf
-        for index in range(first, last + 1):
-            if risks[index - first] > accepted:
+        for index in range(last + 1):
+            if risks[index] > accepted:
                 continue
             _, _, itl_ms, ttft_ms, _ = evaluate_all(
                 oracle.surrogate, aggregates, ladder[index], rank, scratch
