@@ -1,5 +1,6 @@
 """Fits: from data that a known law made, they find that law, and refuse data that cannot tell it."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_too_few_launches_cannot_tell_the_pool(tmp_path):
     known = load_calibration(shipped_calibration_ids()[0])
     write_table(tmp_path / "memory_kv.csv", launches(known)[:2])
     with pytest.raises(UnidentifiableError, match=r"memory\.pool_bytes"):
+        fit_memory(tmp_path, MODEL, known.model)
+
+
+@pytest.mark.parametrize("cell", ["many", "", "inf", "nan"])
+def test_a_cell_that_is_no_number_is_refused_by_file_line_and_column(tmp_path, cell):
+    known = load_calibration(shipped_calibration_ids()[0])
+    rows = launches(known)
+    rows[1]["max_loras"] = cell
+    write_table(tmp_path / "memory_kv.csv", rows)
+    with pytest.raises(InvalidInputError, match=r"measurements\.memory_kv\.csv line 3, max_loras"):
         fit_memory(tmp_path, MODEL, known.model)
 
 
@@ -201,6 +212,16 @@ def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path, 
     (matched,) = match_runs([measured], known, threads=1, rounds=8)
     assert matched.factor == pytest.approx(1.3, rel=0.01)
     assert matched.error < 0.01
+
+
+@pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
+def test_a_run_that_did_not_record_its_tpot_does_not_teach(tmp_path):
+    run, known = served_run(tmp_path, 1.0)
+    silent = replace(run, outcome=replace(run.outcome, tpot_ms=math.nan))
+    matched = match_runs([silent, run], known, threads=1, rounds=2)
+    assert math.isnan(matched[0].error)
+    assert observations_of(matched, known.step)
+    assert not observations_of(matched[:1], known.step)
 
 
 @pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
