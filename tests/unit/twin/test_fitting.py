@@ -286,6 +286,12 @@ def test_micro_benchmarks_that_show_no_steady_step_do_not_teach(tmp_path, change
 # --- Model shapes.
 
 
+@pytest.mark.parametrize("config", [[], None, {"num_attention_heads": "many"}, {"num_attention_heads": None}])
+def test_a_configuration_that_is_none_is_refused(config):
+    with pytest.raises(InvalidInputError, match="config"):
+        shape_from_config(config)
+
+
 def test_shapes_are_read_from_a_configuration():
     config = {
         "architectures": ["LlamaForCausalLM"],
