@@ -334,6 +334,14 @@ def crowded_slots(draw: st.DrawFn) -> Scenario:
         max_num_batched_tokens=400,
         warmup_ns=draw(st.sampled_from([0, 10**8])),
     )
+    if draw(st.booleans()):
+        # All come at once and end in a few steps: several adapters leave and enter the batch together.
+        return replace(
+            scenario,
+            arrival_ns=(0,) * scenario.num_requests,
+            output_tokens=tuple(4 + 4 * (tokens % 3) for tokens in scenario.output_tokens),
+            max_num_seqs=max_loras,
+        )
     longest = draw(st.sampled_from([10, 60]))
     return replace(scenario, output_tokens=tuple(min(tokens, longest) for tokens in scenario.output_tokens))
 

@@ -163,6 +163,24 @@ def test_a_few_wild_steps_do_not_move_the_step_law_much():
     assert fitted.law.base_ms == pytest.approx(STEP.base_ms, rel=0.2)
 
 
+def test_a_step_counts_by_its_weight():
+    heavy = [replace(one, weight=1.0) for one in observed_steps(STEP)]
+    light = [replace(one, step_ms=1.04 * one.step_ms, weight=0.01) for one in heavy]
+    terms = np.array([one.terms for one in heavy])
+    ratio = (terms @ step_coefficients(solve([*heavy, *light]).law)) / [one.step_ms for one in heavy]
+    assert ratio == pytest.approx(1.0, abs=1e-3)
+
+
+def test_steps_that_scatter_give_every_term_a_standard_error():
+    scattered = [
+        replace(one, step_ms=(1.02 if row % 2 else 0.98) * one.step_ms)
+        for row, one in enumerate(observed_steps(STEP))
+    ]
+    fitted = solve(scattered)
+    for term in STEP_TERMS:
+        assert (fitted.standard_errors[f"step.{term}"] > 0) == (getattr(fitted.law, term) > 0)
+
+
 def test_residuals_are_told_by_kind():
     steps = observed_steps(STEP)
     slow = [replace(one, kind="slow", step_ms=one.step_ms / 0.8) for one in steps[:10]]
