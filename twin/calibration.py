@@ -94,7 +94,7 @@ def calibration_from_json(text: str) -> Calibration:
     """
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError("calibration", f"must be JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidInputError("calibration", "must be a JSON object")

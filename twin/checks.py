@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -26,5 +27,13 @@ def require_law(law: object, prefix: str) -> None:
     """Refuse a coefficient that is negative or not finite: no cost law of a server has one."""
     for name in law.__slots__:  # type: ignore[attr-defined]
         value = getattr(law, name)
+        ok = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+        require(ok, f"{prefix}.{name}", f"must be finite and >= 0, got {value!r}")
+
+
+def require_errors(prefix: str, errors: object) -> None:
+    """Refuse errors that are no mapping of names to finite numbers >= 0."""
+    require(isinstance(errors, Mapping), prefix, f"must be an object, got {errors!r}")
+    for name, value in errors.items():  # type: ignore[attr-defined]
         ok = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
         require(ok, f"{prefix}.{name}", f"must be finite and >= 0, got {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
@@ -32,6 +33,7 @@ def predict_intervals(
         run
         for run in runs
         if run.outcome is not None
+        and math.isfinite(run.outcome.throughput_tok_s)
         and run.rates_rps
         and fits_in_memory(calibrations[run.model], server_of(run))
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twin.checks import require, require_integer, require_law
+from twin.checks import require, require_errors, require_integer, require_law
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,10 +215,14 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("gpu_type", "base_model", "engine_version"):
             value = getattr(self, name)
-            require(bool(value) and "/" not in value, name, f"must be a name without '/', got {value!r}")
+            ok = isinstance(value, str) and bool(value) and "/" not in value
+            require(ok, name, f"must be a name without '/', got {value!r}")
         ratio = self.generated_over_requested
-        require(0 < ratio <= 1, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
+        ok = isinstance(ratio, (int, float)) and 0 < ratio <= 1
+        require(ok, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
         require_integer("max_known_rank", self.max_known_rank, 1)
+        for name in ("standard_errors", "errors"):
+            require_errors(name, getattr(self, name))
 
     @property
     def calibration_id(self) -> str:

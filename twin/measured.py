@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from twin.client import ClientConditions
-from twin.domain import Calibration, ServerConfig, Workload
+from twin.domain import MAX_FLAG, MAX_RANK, Calibration, ServerConfig, Workload
 from twin.errors import InvalidInputError
 from twin.report import STARVED_BELOW
+from twin.traffic import MAX_RATE_RPS, MAX_TOKENS
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
@@ -28,6 +29,13 @@ COUNTING_CLIENT = ClientConditions(cold_start=True, max_unfinished_requests=26_5
 
 EARLIER_CLIENT = replace(COUNTING_CLIENT, max_unfinished_requests=24_900)
 """The client of the others: running plus waiting requests stay at about so many, to within a few."""
+
+UNRECORDED_S = 3600.0
+"""The window of a run that does not say."""
+
+MIN_DURATION_S, MAX_DURATION_S = 1.0, 7 * 24 * 3600.0
+MAX_SENT = 2**31
+"""Above any run's requests."""
 
 _REQUIRED = (
     "model",
@@ -126,7 +134,7 @@ def read_runs(path: str | Path) -> tuple[MeasuredRun, ...]:
     path = Path(path)
     if not path.is_file():
         raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
         if missing:
@@ -169,7 +177,9 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
         rank=ranks.astype(np.int32),
         rate_rps=np.array(run.rates_rps) * (sending_rate_rps(run) / run.sum_rate_rps),
         input_tokens_mean=np.full(count, run.input_len_mean),
-        output_tokens_mean=np.full(count, run.output_len_mean * calibration.generated_over_requested),
+        output_tokens_mean=np.full(
+            count, max(run.output_len_mean * calibration.generated_over_requested, 1.0)
+        ),
         input_tokens_cv=nan,
         output_tokens_cv=nan,
         arrival_cv=np.ones(count),
@@ -184,6 +194,9 @@ def sending_rate_rps(run: MeasuredRun) -> float:
 
 
 def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
+    def refuse(name: str, rule: str) -> InvalidInputError:
+        return InvalidInputError(f"runs line {line}, {name}", f"must be {rule}, got {row.get(name)!r}")
+
     def number(name: str, default: float = math.nan) -> float:
         text = row.get(name) or ""
         if not text:
@@ -191,10 +204,19 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
         try:
             return float(text)
         except ValueError as error:
-            raise InvalidInputError(f"runs line {line}, {name}", f"must be a number, got {text!r}") from error
+            raise refuse(name, "a number") from error
 
-    error = row.get("error", "") if row.get("failed", "False") == "True" else ""
-    sent = number("sent_requests")
+    def within(name: str, low: float, high: float, default: float = math.nan) -> float:
+        value = number(name, default)
+        if not low <= value <= high:
+            raise refuse(name, f"in [{low:g}, {high:g}]")
+        return value
+
+    def configured(name: str, low: float, high: float) -> float:
+        """A failed run need not say what it would have served."""
+        return math.nan if error and not row.get(name) else within(name, low, high)
+
+    error = (row.get("error") or "unknown") if _has_failed(row, line) else ""
     outcome = None
     if not error:
         outcome = RunOutcome(
@@ -210,38 +232,50 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
         run_id=row.get("run_id") or f"line-{line}",
         model=row["model"],
         group=row.get("workload") or "",
-        max_loras=int(number("max_loras")),
-        max_lora_rank=int(number("max_lora_rank")),
-        max_cpu_loras=int(number("max_cpu_loras", number("adapters"))),
-        rank_pool=_rank_pool(row["lora_rank_pool"], line),
-        rates_rps=_rates(row["adapter_rate_counts"], line) if not error or row["adapter_rate_counts"] else (),
-        input_len_mean=number("pool_mean_input_len"),
-        output_len_mean=number("pool_mean_output_len"),
-        duration_s=number("duration_s", 3600.0),
-        sent_requests=None if math.isnan(sent) else int(sent),
+        max_loras=int(within("max_loras", 1, MAX_FLAG)),
+        max_lora_rank=int(within("max_lora_rank", 1, MAX_RANK)),
+        max_cpu_loras=int(within("max_cpu_loras", 0, MAX_FLAG, number("adapters"))),
+        rank_pool=_rank_pool(row["lora_rank_pool"] or "", line),
+        rates_rps=_rates(row["adapter_rate_counts"] or "", line)
+        if not error or row["adapter_rate_counts"]
+        else (),
+        input_len_mean=configured("pool_mean_input_len", 1, MAX_TOKENS),
+        output_len_mean=configured("pool_mean_output_len", 1, MAX_TOKENS),
+        duration_s=within("duration_s", MIN_DURATION_S, MAX_DURATION_S, UNRECORDED_S),
+        sent_requests=int(within("sent_requests", 1, MAX_SENT)) if row.get("sent_requests") else None,
         outcome=outcome,
         error=error,
     )
 
 
+def _has_failed(row: dict[str, str], line: int) -> bool:
+    text = (row.get("failed") or "False").lower()
+    if text not in {"true", "false"}:
+        raise InvalidInputError(f"runs line {line}, failed", f"must be True or False, got {text!r}")
+    return text == "true"
+
+
 def _rank_pool(text: str, line: int) -> tuple[int, ...]:
-    try:
-        return tuple(int(rank) for rank in text.split())
-    except ValueError as error:
+    ranks = text.split()
+    if not ranks or not all(rank.isdecimal() and 1 <= int(rank) <= MAX_RANK for rank in ranks):
         raise InvalidInputError(
-            f"runs line {line}, lora_rank_pool", f"must be ranks, got {text!r}"
-        ) from error
+            f"runs line {line}, lora_rank_pool", f"must be ranks in 1..{MAX_RANK}, got {text!r}"
+        )
+    return tuple(int(rank) for rank in ranks)
 
 
 def _rates(text: str, line: int) -> tuple[float, ...]:
     """Parse ``rate x count; …`` into one rate for each adapter."""
     rates: list[float] = []
-    try:
-        for part in text.split(";"):
-            rate, count = part.split("x")
-            rates.extend([float(rate)] * int(count))
-    except ValueError as error:
-        raise InvalidInputError(
-            f"runs line {line}, adapter_rate_counts", f"must be 'rate x count; …', got {text!r}"
-        ) from error
+    for part in text.split(";"):
+        try:
+            rate_text, count_text = part.split("x")
+            rate_rps, count = float(rate_text), int(count_text)
+        except ValueError:
+            rate_rps, count = math.nan, 0
+        if not (0 < rate_rps <= MAX_RATE_RPS and 1 <= count <= MAX_FLAG):
+            raise InvalidInputError(
+                f"runs line {line}, adapter_rate_counts", f"must be 'rate x count; …', got {text[:80]!r}"
+            )
+        rates.extend([rate_rps] * count)
     return tuple(rates)

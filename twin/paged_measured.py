@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twin.domain import Workload
+from twin.domain import MAX_FLAG, MAX_RANK, Workload
 from twin.errors import InvalidInputError
+from twin.measured import MAX_DURATION_S, MAX_SENT
 from twin.report import STARVED_BELOW
+from twin.traffic import MAX_RATE_RPS
 
 if TYPE_CHECKING:
     from twin.paged_domain import PagedCalibration
@@ -132,7 +134,7 @@ def read_paged_runs(path: str | Path) -> tuple[MeasuredPagedRun, ...]:
     path = Path(path)
     if not path.is_file():
         raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
         if missing:
@@ -186,7 +188,7 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredPagedRun:
     def number(name: str) -> float:
         try:
             value = float(row[name])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # a line that ends too early has None
             raise InvalidInputError(
                 f"runs line {line}, {name}", f"must be a number, got {row[name]!r}"
             ) from error
@@ -194,29 +196,38 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredPagedRun:
             raise InvalidInputError(f"runs line {line}, {name}", f"must be finite, got {value!r}")
         return value
 
-    lengths = _LENGTHS.search(row["dataset"])
+    def within(name: str, low: float, high: float) -> float:
+        value = number(name)
+        if not low <= value <= high:
+            raise InvalidInputError(
+                f"runs line {line}, {name}", f"must be in [{low:g}, {high:g}], got {row[name]!r}"
+            )
+        return value
+
+    lengths = _LENGTHS.search(row["dataset"] or "")
     if lengths is None:
         raise InvalidInputError(
             f"runs line {line}, dataset", f"must hold 'N in / M out', got {row['dataset']!r}"
         )
     has_failed = row["failed"] == "True"
-    duration_s = CUT_WINDOW_S if has_failed else number("inter_duration")
+    duration_s = CUT_WINDOW_S if has_failed else within("inter_duration", 1.0, MAX_DURATION_S)
     was_cut = abs(duration_s - CUT_WINDOW_S) <= WINDOW_TOLERANCE_S
     return MeasuredPagedRun(
         model=row["model"],
-        num_adapters=int(number("adapters")),
-        rate_rps=number("rate_per_adapter"),
-        rank=int(number("rank")),
+        num_adapters=int(within("adapters", 1, MAX_FLAG)),
+        rate_rps=within("rate_per_adapter", 1e-9, MAX_RATE_RPS),
+        rank=int(within("rank", 1, MAX_RANK)),
         input_tokens=int(lengths[1]),
         output_tokens=int(lengths[2]),
         duration_s=duration_s,
-        sent_requests=None if was_cut else int(number("inter_num_prompts")),
+        sent_requests=None if was_cut else int(within("inter_num_prompts", 1, MAX_SENT)),
         outcome=None
         if has_failed
         else PagedOutcome(
-            completed_rps=number("inter_completed") / duration_s,
+            completed_rps=within("inter_completed", 1, MAX_SENT) / duration_s,
             throughput_tok_s=number("inter_input_throughput") + number("inter_output_throughput"),
-            counted_output_tokens=number("inter_total_output_tokens") / number("inter_completed"),
+            counted_output_tokens=number("inter_total_output_tokens")
+            / within("inter_completed", 1, MAX_SENT),
             itl_mean_ms=number("inter_mean_itl_ms"),
             itl_median_ms=number("inter_median_itl_ms"),
             ttft_incl_unfinished_ms=number("inter_mean_ttft_ms"),

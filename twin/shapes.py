@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from twin.domain import ModelShape
 from twin.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DTYPE_BYTES = 2
 """bfloat16 or float16, as served."""
@@ -52,6 +50,8 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     InvalidInputError
         Naming the key that is missing.
     """
+    if not isinstance(config, Mapping):
+        raise InvalidInputError("config", f"must be an object, got {type(config).__name__}")
     try:
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
@@ -71,3 +71,5 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
         )
     except KeyError as error:
         raise InvalidInputError(f"config.{error.args[0]}", "is missing") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InvalidInputError("config", f"holds a shape that is no number: {error}") from error

@@ -256,8 +256,8 @@ def open_text(path: Path, *, errors: str = "strict") -> TextIO:
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP_MAGIC
     if packed:
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8", errors=errors, newline="")
-    return path.open(newline="", encoding="utf-8", errors=errors)
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig", errors=errors, newline="")
+    return path.open(newline="", encoding="utf-8-sig", errors=errors)
 
 
 def _records(stream: TextIO, name: str) -> tuple[Sequence[str], Iterator[tuple[int, Mapping[str, Any]]]]:
@@ -282,7 +282,7 @@ def _json_records(stream: TextIO, first: dict[str, Any]) -> Iterator[tuple[int, 
 def _json_record(text: str, line: int) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"trace line {line}", f"must be a JSON object: {error}") from error
     if not isinstance(record, dict):
         raise InvalidInputError(f"trace line {line}", f"must be a JSON object, got {text.strip()[:40]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -176,22 +177,26 @@ def regimes(predictions: Iterable[Prediction]) -> dict[str, str]:
         if row.run.is_starved(row.run.outcome.throughput_tok_s)
         else "not starved"
         for row in predictions
-        if row.run.outcome is not None and row.binding_constraint is not None
+        if row.run.outcome is not None
+        and math.isfinite(row.run.outcome.throughput_tok_s)
+        and row.binding_constraint is not None
     }
 
 
 def figures(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
     """Return how far predictions are from measurements, by the contract's names.
 
-    Runs that failed count for `fits_accuracy` only, and only where memory was the reason.
+    Runs that failed count for `fits_accuracy` only, and only where memory was the reason. A run whose
+    throughput was not recorded has no verdict on starvation.
     """
     ended = [row for row in predictions if row.run.outcome is not None and row.throughput_tok_s is not None]
     pairs = {
         name: _pairs(ended, name)
         for name in ("throughput_tok_s", "itl_ms", "ttft_ms", "ttft_incl_unfinished_ms")
     }
-    starved = [row.run.is_starved(row.throughput_tok_s or 0.0) for row in ended]
-    really_starved = [row.run.is_starved(row.run.outcome.throughput_tok_s) for row in ended]  # type: ignore[union-attr]
+    judged = [row for row in ended if math.isfinite(row.run.outcome.throughput_tok_s)]  # type: ignore[union-attr]
+    starved = [row.run.is_starved(row.throughput_tok_s or 0.0) for row in judged]
+    really_starved = [row.run.is_starved(row.run.outcome.throughput_tok_s) for row in judged]  # type: ignore[union-attr]
     launched = [row for row in predictions if row.run.outcome is not None or row.run.failed_for_memory]
     return {
         "runs": len(ended),

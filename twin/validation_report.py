@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,15 +40,18 @@ def write_report(
     ]
     lines += _figures_table("twin", document["by_model"])
     lines += _figures_table("one-line baseline", document["baseline"]["by_model"])
-    lines += [
-        (
-            f"Speed: {document['speedup_median']:,.0f} simulated seconds a wall second at the median, "
-            f"{document['speedup_min']:,.0f} at the least, one core, drawing of requests included."
-        ),
-        "",
-    ]
+    if document["speedup_median"] is not None:
+        lines += [
+            (
+                f"Speed: {document['speedup_median']:,.0f} simulated seconds a wall second at the median, "
+                f"{document['speedup_min']:,.0f} at the least, one core, drawing of requests included."
+            ),
+            "",
+        ]
     for model in models:
         rows = [row for row in predictions if row.run.model == model and _ended(row)]
+        if not rows:
+            continue
         image = path.with_name(f"{path.stem}-{model}.png")
         _scatter(rows, model).savefig(image)
         lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
@@ -56,14 +60,17 @@ def write_report(
 
 
 def _ended(row: Prediction) -> bool:
-    return row.run.outcome is not None and row.throughput_tok_s is not None
+    outcome = row.run.outcome
+    return (
+        outcome is not None and math.isfinite(outcome.throughput_tok_s) and row.throughput_tok_s is not None
+    )
 
 
 def _error(row: Prediction) -> float:
     assert row.run.outcome is not None
     assert row.throughput_tok_s is not None
     measured = row.run.outcome.throughput_tok_s
-    return (row.throughput_tok_s - measured) / (row.throughput_tok_s + measured)
+    return (row.throughput_tok_s - measured) / ((row.throughput_tok_s + measured) or 1.0)
 
 
 def _figures_table(title: str, by_model: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -136,7 +143,8 @@ def _scatter(rows: Sequence[Prediction], model: str) -> Figure:
         predicted = np.array([getattr(row, name) for row in rows], dtype=float)
         axes.loglog(measured, predicted, ".", markersize=4, alpha=0.6)
         finite = measured[np.isfinite(measured)]
-        axes.plot([finite.min(), finite.max()], [finite.min(), finite.max()], "k-", linewidth=0.8)
+        if finite.size:
+            axes.plot([finite.min(), finite.max()], [finite.min(), finite.max()], "k-", linewidth=0.8)
         axes.set(xlabel=f"measured {label}", ylabel=f"predicted {label}")
     figure.suptitle(model)
     return figure

@@ -68,6 +68,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     from twin.traces import cut_to_model, read_any_trace  # noqa: PLC0415
     from twin.uncertainty import throughput_interval  # noqa: PLC0415
 
+    if trace is None and trace_format is not None:
+        raise InvalidInputError("trace_format", "must be left out without a trace")
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
     largest = int(asked.rank.max())
@@ -76,6 +78,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
     if trace is not None and is_client_file(trace):
         asked, trace = with_clients(asked, _clients(trace)), None
+    if draws is not None and trace is not None:
+        raise InvalidInputError("draws", "must be left out with a trace: its requests are given")
     if trace is None:
         report = run_twin(asked, server, known, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed)
     else:
@@ -93,8 +97,6 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
         )
     document = dict(report_document(report, asked.adapter_ids))
     if draws is not None:
-        if trace is not None:
-            raise InvalidInputError("draws", "must be left out with a trace: its requests are given")
         interval = throughput_interval(
             lambda law, draw: run_twin(
                 asked, server, law, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed + draw
@@ -244,7 +246,7 @@ def _shape(model_config: Path | None) -> Any:
 
     try:
         return shape_from_config(json_format.loads(model_config.read_bytes()))
-    except (OSError, json_format.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError("model_config", f"cannot be read: {error}") from error
 
 

@@ -314,6 +314,38 @@ def random_scenario(seed: int, *, num_requests: int, num_adapters: int, **change
     return replace(drawn, **changes)
 
 
+@st.composite
+def crowded_slots(draw: st.DrawFn) -> Scenario:
+    """Draw an overloaded server that is short of slots alone.
+
+    Its slots are mostly all taken when an adapter enters the batch, which makes others of the batch be
+    loaded again (R7); `scenarios` rarely comes there.
+    """
+    num_adapters = draw(st.integers(5, 9))
+    max_loras = draw(st.integers(2, num_adapters - 1))
+    scenario = random_scenario(
+        draw(st.integers(0, 2**32 - 1)),
+        num_requests=draw(st.integers(30, 60)),
+        num_adapters=num_adapters,
+        max_loras=max_loras,
+        max_cpu_loras=max_loras + draw(st.integers(0, 4)),
+        starts_in_cpu=draw(st.booleans()),
+        num_blocks=draw(st.sampled_from([12, 1000])),
+        max_num_batched_tokens=400,
+        warmup_ns=draw(st.sampled_from([0, 10**8])),
+    )
+    if draw(st.booleans()):
+        # All come at once and end in a few steps: several adapters leave and enter the batch together.
+        return replace(
+            scenario,
+            arrival_ns=(0,) * scenario.num_requests,
+            output_tokens=tuple(4 + 4 * (tokens % 3) for tokens in scenario.output_tokens),
+            max_num_seqs=max_loras,
+        )
+    longest = draw(st.sampled_from([10, 60]))
+    return replace(scenario, output_tokens=tuple(min(tokens, longest) for tokens in scenario.output_tokens))
+
+
 SHAPE = ModelShape(
     num_layers=4,
     hidden_size=512,

@@ -200,6 +200,9 @@ def _best(
     report: Callable[[str], None],
 ) -> FrontEndLaw:
     """Return the candidate that is closest to the logarithm of a measured latency."""
+    runs = [run for run in runs if getattr(run.outcome, latency) > 0]
+    if not runs:
+        raise UnidentifiableError(f"front_end needs runs that were not starved, with {latency} measured")
     measured = np.log([getattr(run.outcome, latency) for run in runs])
     errors = []
     for candidate in candidates:
@@ -218,8 +221,8 @@ def _generated_over_requested(directory: Path, base_model: str) -> float:
     """Return generated over requested tokens, from the tokenizer family's row of ``length_stats.csv``."""
     required = ("tokenizer", "field", "generated_over_requested")
     for row in read_rows(directory, "length_stats.csv", required):
-        if base_model.startswith(row["tokenizer"]) and row["field"] == "output":
-            return float(row["generated_over_requested"])
+        if row["tokenizer"] and base_model.startswith(row["tokenizer"]) and row["field"] == "output":
+            return row.required("generated_over_requested")
     raise UnidentifiableError(f"generated_over_requested needs a row of {base_model} in length_stats.csv")
 
 

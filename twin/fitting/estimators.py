@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from twin.domain import LoadLaw, MemoryLaw, SchedulerLaw
 from twin.errors import UnidentifiableError
-from twin.fitting.tables import column, read_rows
+from twin.fitting.tables import column, full_column, read_rows
 from twin.kernels.latency import FAR_QUEUE
 from twin.latency import SCHEDULER_TERMS
 from twin.measured import MEMORY_ERRORS
@@ -77,7 +77,8 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
         for row in read_rows(directory, "memory_kv.csv", required)
         if row["model"] == base_model and (row["kv_tokens"] or row["error"] in MEMORY_ERRORS)
     ]
-    slots, rank, measured = (column(rows, name) for name in ("max_loras", "max_lora_rank", "kv_tokens"))
+    slots, rank = full_column(rows, "max_loras"), full_column(rows, "max_lora_rank")
+    measured = column(rows, "kv_tokens")
     slot_bytes = slots * (lora_bytes_per_slot(model) + lora_bytes_per_rank(model) * rank)
     started = ~np.isnan(measured)
     if started.sum() < MIN_LAUNCHES:
@@ -106,18 +107,21 @@ def fit_load(directory: Path, base_model: str) -> Fitted[LoadLaw]:
     rows = [row for row in read_rows(directory, "load_times.csv", required) if row["model"] == base_model]
     from_cpu = [row for row in rows if row["source"] == "cpu"]
     from_disk = [row for row in rows if row["source"] == "disk"]
-    padded = column(from_cpu, "adapter_rank") < column(from_cpu, "max_lora_rank")
+    padded = full_column(from_cpu, "adapter_rank") < full_column(from_cpu, "max_lora_rank")
     if padded.all() or not padded.any() or len(from_disk) <= MIN_LAUNCHES:
         raise UnidentifiableError(
             "load.cpu_padding_ms needs loads of full and of smaller rank, from disk too"
         )
     cpu, cpu_errors = _least_squares(
-        np.column_stack((np.ones(len(from_cpu)), padded.astype(np.float64))), column(from_cpu, "median_ms")
+        np.column_stack((np.ones(len(from_cpu)), padded.astype(np.float64))),
+        full_column(from_cpu, "median_ms"),
     )
-    cpu_ms = cpu[0] + cpu[1] * (column(from_disk, "adapter_rank") < column(from_disk, "max_lora_rank"))
+    cpu_ms = cpu[0] + cpu[1] * (
+        full_column(from_disk, "adapter_rank") < full_column(from_disk, "max_lora_rank")
+    )
     disk, disk_errors = _least_squares(
         np.column_stack((np.ones(len(from_disk)), column(from_disk, "adapter_rank"))),
-        column(from_disk, "median_ms") - cpu_ms,
+        full_column(from_disk, "median_ms") - cpu_ms,
     )
     law = LoadLaw(
         cpu_ms=cpu[0], cpu_padding_ms=cpu[1], disk_ms=max(disk[0], 0.0), disk_rank_ms=max(disk[1], 0.0)
@@ -160,7 +164,8 @@ def fit_scheduler(directory: Path) -> Fitted[SchedulerLaw]:
     slots, adapters, running, waiting, sched_ms, in_batch = (column(rows, name) for name in names)
     slot_bound = (in_batch >= SLOT_BOUND_SHARE * slots) & (adapters > slots)
     idle_queue = waiting < 1.0
-    used = (slot_bound | idle_queue) & np.isfinite(sched_ms)
+    used = (slot_bound | idle_queue) & (sched_ms > 0) & np.isfinite(running)
+    slot_bound &= used
     if slot_bound.sum() < MIN_LAUNCHES:
         raise UnidentifiableError("scheduler.scanned_us needs runs that the slots bind")
     if (waiting[slot_bound] > FAR_QUEUE).sum() < MIN_LAUNCHES:

@@ -13,6 +13,8 @@ from twin.kernels.latency import step_terms
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twin.fitting.tables import TableRow
+
 COLUMNS = (
     *("model", "max_num_seqs", "in_len", "out_len", "adapters", "max_loras", "rank", "failed"),
     *("preemptions", "adapters_in_batch_mean", "expected_unique_uniform", "steps", "step_ms_p50"),
@@ -36,11 +38,13 @@ def microbenchmark_observations(directory: Path, base_model: str) -> list[StepOb
     for row in read_rows(directory, "step_latency_runs.csv", COLUMNS):
         if row["model"] != base_model or row["failed"] == "True":
             continue
-        decodes_only, prefills_only = float(row["in_len"]) == 1, float(row["out_len"]) == 1
+        decodes_only, prefills_only = row.required("in_len") == 1, row.required("out_len") == 1
         if decodes_only and not prefills_only:
             observation = _of_decodes(row)
-        elif prefills_only and _number(row["steps"]) >= MIN_STEPS:
-            observation = _observation(row["step_ms_p50"], (ONE_PROMPT_LEFT, TOKEN_BUDGET - 1, 0.0, 0.0))
+        elif prefills_only and row.number("steps", 0.0) >= MIN_STEPS:
+            observation = _observation(
+                row.number("step_ms_p50"), (ONE_PROMPT_LEFT, TOKEN_BUDGET - 1, 0.0, 0.0)
+            )
         else:
             observation = None
         if observation is not None:
@@ -48,28 +52,28 @@ def microbenchmark_observations(directory: Path, base_model: str) -> list[StepOb
     return observations
 
 
-def _of_decodes(row: dict[str, str]) -> StepObservation | None:
-    if _number(row["preemptions"]) > 0:
+def _of_decodes(row: TableRow) -> StepObservation | None:
+    if row.number("preemptions", 0.0) > 0:
         return None
-    batch = float(row["max_num_seqs"])
-    context_tokens = batch * (float(row["in_len"]) + 0.5 * float(row["out_len"]))
-    if _number(row["adapters"]) == 0:
-        return _observation(row["median_itl_ms"], (batch, 0.0, context_tokens, 0.0))
-    in_batch = row["adapters_in_batch_mean"] or row["expected_unique_uniform"]
-    slots, rank = int(float(row["max_loras"])), int(float(row["rank"]))
-    state = (batch, 0.0, context_tokens, _number(in_batch))
-    return _observation(row["median_itl_ms"], state, max_loras=slots, max_lora_rank=rank)
+    batch = row.required("max_num_seqs")
+    context_tokens = batch * (row.required("in_len") + 0.5 * row.required("out_len"))
+    if row.number("adapters", 0.0) == 0:
+        return _observation(row.number("median_itl_ms"), (batch, 0.0, context_tokens, 0.0))
+    in_batch = row.number("adapters_in_batch_mean", row.number("expected_unique_uniform", 0.0))
+    slots, rank = int(row.required("max_loras")), int(row.required("rank"))
+    state = (batch, 0.0, context_tokens, in_batch)
+    return _observation(row.number("median_itl_ms"), state, max_loras=slots, max_lora_rank=rank)
 
 
 def _observation(
-    measured_ms: str,
+    measured_ms: float,
     state: tuple[float, float, float, float],
     *,
     max_loras: int = 0,
     max_lora_rank: int = 8,
 ) -> StepObservation | None:
     """Return a time with its step: decodes, prompt tokens, context tokens, adapters."""
-    if not _number(measured_ms) > 0:
+    if not measured_ms > 0:
         return None
     _, prefill_tokens, _, adapters = state
     kind = "prefills" if prefill_tokens else "decodes with adapters" if adapters else "decodes"
@@ -77,10 +81,6 @@ def _observation(
         kind=f"micro-benchmark, {kind}",
         group="",
         terms=step_terms(np.array([state]), max_lora_rank, max_loras)[0],
-        step_ms=float(measured_ms),
+        step_ms=measured_ms,
         weight=BENCHMARK_WEIGHT,
     )
-
-
-def _number(text: str) -> float:
-    return float(text) if text else 0.0

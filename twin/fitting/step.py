@@ -14,6 +14,7 @@ means and medians of long runs and the medians of short ones gives the law's coe
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ class MatchedRun:
     factor
         What the law was multiplied with.
     error
-        Relative difference that is left.
+        Relative difference that is left; NaN where the run did not record what would tell.
     """
 
     run: MeasuredRun
@@ -116,7 +117,7 @@ def match_runs(
         for _ in range(rounds - 1):
             reports = list(pool.map(_simulate_scaled, usable, [calibration] * len(usable), factors))
             ratios = np.array([_slower(*pair) for pair in zip(usable, reports, strict=True)])
-            factors *= np.clip(ratios, 0.6, 1.6) ** MATCHING_DAMPING
+            factors *= np.clip(np.nan_to_num(ratios, nan=1.0), 0.6, 1.6) ** MATCHING_DAMPING
         reports = list(pool.map(_simulate_scaled, usable, [calibration] * len(usable), factors))
     return [
         MatchedRun(run=run, report=report, factor=float(factor), error=abs(_slower(run, report) - 1.0))
@@ -126,13 +127,16 @@ def match_runs(
 
 
 def _slower(run: MeasuredRun, report: SimulationReport) -> float:
-    """Return how much slower the server was than the report: by throughput if starved, else by TPOT."""
+    """Return how much slower the server was than the report: by throughput if starved, else by TPOT.
+
+    NaN where the run or the report lacks it.
+    """
     assert run.outcome is not None
     if run.is_starved(run.outcome.throughput_tok_s):
-        ratio = report.throughput_tok_s / run.outcome.throughput_tok_s
+        ratio = report.throughput_tok_s / (run.outcome.throughput_tok_s or math.nan)
     else:
-        ratio = run.outcome.tpot_ms / report.tpot.mean_ms
-    return ratio if np.isfinite(ratio) else 1.0
+        ratio = run.outcome.tpot_ms / (report.tpot.mean_ms or math.nan)
+    return ratio if math.isfinite(ratio) else math.nan
 
 
 def _simulate_scaled(run: MeasuredRun, calibration: Calibration, factor: float) -> SimulationReport:
@@ -144,7 +148,7 @@ def observations_of(matched: Sequence[MatchedRun], law: StepLaw) -> list[StepObs
     """Return the mean step of each run that was matched with `law`, and the median of calm ones."""
     observations = []
     for one in matched:
-        if one.error > UNMATCHED:
+        if not one.error <= UNMATCHED:
             continue
         run, outcome, samples = one.run, one.run.outcome, one.report.state_samples
         assert outcome is not None

@@ -1,8 +1,10 @@
-"""Measured tables (CSV) as columns, with errors that name the file and the column."""
+"""Measured tables (CSV) as rows and columns, with errors that name the file, the line and the column."""
 
 from __future__ import annotations
 
 import csv
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +12,47 @@ import numpy as np
 from twin.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 
-def read_rows(directory: Path, name: str, required: tuple[str, ...]) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """One line of a table; `where` names both in errors."""
+
+    where: str
+    cells: Mapping[str, str | None]
+
+    def __getitem__(self, name: str) -> str:
+        """Return a cell's text, empty where the line ends before it."""
+        return self.cells.get(name) or ""
+
+    def number(self, name: str, default: float = math.nan) -> float:
+        """Return a cell's number, `default` where it is empty.
+
+        Raises
+        ------
+        InvalidInputError
+            For text, and for a number that is not finite.
+        """
+        return self.required(name) if self[name] else default
+
+    def required(self, name: str) -> float:
+        """Return a cell's number; an empty cell is refused too."""
+        try:
+            value = float(self[name])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InvalidInputError(
+                f"{self.where}, {name}", f"must be a finite number, got {self[name]!r}"
+            ) from None
+        return value
+
+
+def read_rows(directory: Path, name: str, required: tuple[str, ...]) -> list[TableRow]:
     """Read a table of a measurement set.
 
     Raises
@@ -26,14 +63,19 @@ def read_rows(directory: Path, name: str, required: tuple[str, ...]) -> list[dic
     path = directory / name
     if not path.is_file():
         raise InvalidInputError("measurements", f"must hold {name}, {directory} does not")
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         for column in required:
             if column not in (reader.fieldnames or ()):
                 raise InvalidInputError(f"measurements.{name}", f"must have a column {column}")
-        return list(reader)
+        return [TableRow(where=f"measurements.{name} line {reader.line_num}", cells=row) for row in reader]
 
 
-def column(rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
+def column(rows: Sequence[TableRow], name: str) -> NDArray[np.float64]:
     """Return a column as (num_rows,) float64, NaN where it is empty."""
-    return np.array([float(row[name]) if row[name] else np.nan for row in rows])
+    return np.array([row.number(name) for row in rows], dtype=np.float64)
+
+
+def full_column(rows: Sequence[TableRow], name: str) -> NDArray[np.float64]:
+    """Return a column as (num_rows,) float64; an empty cell is refused."""
+    return np.array([row.required(name) for row in rows], dtype=np.float64)

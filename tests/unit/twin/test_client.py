@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.twin_cases import calibration, num_examples, server
-from twin.client import OUTPUT_CHUNK, STEADY_SERVICE, ClientConditions, client_view
+from twin.client import OUTPUT_CHUNK, SERIES_OVERHEAD_NAMES, STEADY_SERVICE, ClientConditions, client_view
 from twin.domain import Adapter, FrontEndLaw, Workload
 from twin.errors import InvalidInputError
 from twin.simulate import simulate
@@ -58,6 +58,41 @@ def test_tokens_of_steps_with_more_answers_than_a_chunk_do_not_merge(served):
     crowded[:, 0] = OUTPUT_CHUNK + 1
     seen = client_view(replace(served, state_samples=crowded), SLOW, SCRAPED)
     assert seen.itl_ms == served.itl.mean_ms
+    assert seen.ttft_ms > served.ttft.mean_ms
+
+
+def test_a_scrape_loses_all_chunks_of_its_pause_but_one_and_holds_back_who_comes_in_it(served):
+    """Counted cycle by cycle: the batch never changes, so pauses grow to a known length."""
+    label_us, num_series = 40_000.0, served.num_arrival_steps + served.num_adapter_set_changes
+    last_pause_ms = 1e-3 * label_us * num_series / (num_series + 1) * (6 + SERIES_OVERHEAD_NAMES)
+    pauses_ms = last_pause_ms * (np.arange(10_000) + 0.5) / 10_000
+    cycles_ms = 2000.0 + pauses_ms
+    step_ms = served.itl.mean_ms
+    chunks = cycles_ms / step_ms - np.maximum(pauses_ms / step_ms - 1, 0)
+    held_back_ms = pauses_ms / cycles_ms * (pauses_ms / 2 + pauses_ms / 2)
+    always = replace(served, mean_adapters_in_batch=6.0)
+    seen = client_view(always, FrontEndLaw(label_us=label_us), SCRAPED)
+    assert seen.itl_ms == pytest.approx(step_ms / np.mean(chunks * step_ms / cycles_ms), rel=1e-3)
+    assert seen.ttft_ms - served.ttft.mean_ms == pytest.approx(held_back_ms.mean(), rel=1e-3)
+
+
+def test_a_full_chunk_of_answers_still_merges(served):
+    full = served.state_samples.copy()
+    full[:, 0] = OUTPUT_CHUNK
+    assert client_view(replace(served, state_samples=full), SLOW, SCRAPED).itl_ms > served.itl.mean_ms
+
+
+def test_no_latency_is_longer_than_the_window_where_the_trend_exceeds_what_was_sent(served):
+    flooded = replace(served, num_unfinished_trend=2.0 * served.num_requests_sent)
+    assert client_view(flooded, FrontEndLaw(), STEADY_SERVICE).ttft_incl_unfinished_ms == 30_000.0
+
+
+def test_a_server_that_only_prefills_has_no_gap_to_lengthen(served):
+    silent = replace(
+        served, itl=replace(served.itl, mean_ms=math.nan), state_samples=served.state_samples[:0]
+    )
+    seen = client_view(silent, SLOW, SCRAPED)
+    assert math.isnan(seen.itl_ms)
     assert seen.ttft_ms > served.ttft.mean_ms
 
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tests.support.twin_cases import DRAINED_NS, HAS_JIT, num_examples, random_scenario, run_kernel, scenarios
+from tests.support.twin_cases import (
+    DRAINED_NS,
+    HAS_JIT,
+    crowded_slots,
+    num_examples,
+    random_scenario,
+    run_kernel,
+    scenarios,
+)
 from tests.support.twin_oracle import gap_bin, run_oracle
 from twin.kernels import engine
 
@@ -22,6 +30,15 @@ def test_the_kernel_equals_the_oracle_on_any_small_server(scenario):
         event(f"{stop}: {stopped_ns > 0}")
     event(f"loads from disk: {expected.totals['NUM_LOADS_DISK'] > 0}")
     event(f"waits for a slot: {any(expected.slots_wait_ns)}")
+    assert run_kernel(scenario) == expected
+
+
+@pytest.mark.timeout(0)
+@settings(max_examples=num_examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(crowded_slots())
+def test_the_kernel_equals_the_oracle_where_newcomers_reload_the_batch(scenario):
+    expected = run_oracle(scenario)
+    event(f"loads a request: {expected.totals['NUM_LOADS_CPU'] // scenario.num_requests}")
     assert run_kernel(scenario) == expected
 
 

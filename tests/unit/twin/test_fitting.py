@@ -1,5 +1,6 @@
 """Fits: from data that a known law made, they find that law, and refuse data that cannot tell it."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_too_few_launches_cannot_tell_the_pool(tmp_path):
     known = load_calibration(shipped_calibration_ids()[0])
     write_table(tmp_path / "memory_kv.csv", launches(known)[:2])
     with pytest.raises(UnidentifiableError, match=r"memory\.pool_bytes"):
+        fit_memory(tmp_path, MODEL, known.model)
+
+
+@pytest.mark.parametrize("cell", ["many", "", "inf", "nan"])
+def test_a_cell_that_is_no_number_is_refused_by_file_line_and_column(tmp_path, cell):
+    known = load_calibration(shipped_calibration_ids()[0])
+    rows = launches(known)
+    rows[1]["max_loras"] = cell
+    write_table(tmp_path / "memory_kv.csv", rows)
+    with pytest.raises(InvalidInputError, match=r"measurements\.memory_kv\.csv line 3, max_loras"):
         fit_memory(tmp_path, MODEL, known.model)
 
 
@@ -152,6 +163,24 @@ def test_a_few_wild_steps_do_not_move_the_step_law_much():
     assert fitted.law.base_ms == pytest.approx(STEP.base_ms, rel=0.2)
 
 
+def test_a_step_counts_by_its_weight():
+    heavy = [replace(one, weight=1.0) for one in observed_steps(STEP)]
+    light = [replace(one, step_ms=1.04 * one.step_ms, weight=0.01) for one in heavy]
+    terms = np.array([one.terms for one in heavy])
+    ratio = (terms @ step_coefficients(solve([*heavy, *light]).law)) / [one.step_ms for one in heavy]
+    assert ratio == pytest.approx(1.0, abs=1e-3)
+
+
+def test_steps_that_scatter_give_every_term_a_standard_error():
+    scattered = [
+        replace(one, step_ms=(1.02 if row % 2 else 0.98) * one.step_ms)
+        for row, one in enumerate(observed_steps(STEP))
+    ]
+    fitted = solve(scattered)
+    for term in STEP_TERMS:
+        assert (fitted.standard_errors[f"step.{term}"] > 0) == (getattr(fitted.law, term) > 0)
+
+
 def test_residuals_are_told_by_kind():
     steps = observed_steps(STEP)
     slow = [replace(one, kind="slow", step_ms=one.step_ms / 0.8) for one in steps[:10]]
@@ -201,6 +230,16 @@ def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path, 
     (matched,) = match_runs([measured], known, threads=1, rounds=8)
     assert matched.factor == pytest.approx(1.3, rel=0.01)
     assert matched.error < 0.01
+
+
+@pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
+def test_a_run_that_did_not_record_its_tpot_does_not_teach(tmp_path):
+    run, known = served_run(tmp_path, 1.0)
+    silent = replace(run, outcome=replace(run.outcome, tpot_ms=math.nan))
+    matched = match_runs([silent, run], known, threads=1, rounds=2)
+    assert math.isnan(matched[0].error)
+    assert observations_of(matched, known.step)
+    assert not observations_of(matched[:1], known.step)
 
 
 @pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
@@ -263,6 +302,12 @@ def test_micro_benchmarks_that_show_no_steady_step_do_not_teach(tmp_path, change
 
 
 # --- Model shapes.
+
+
+@pytest.mark.parametrize("config", [[], None, {"num_attention_heads": "many"}, {"num_attention_heads": None}])
+def test_a_configuration_that_is_none_is_refused(config):
+    with pytest.raises(InvalidInputError, match="config"):
+        shape_from_config(config)
 
 
 def test_shapes_are_read_from_a_configuration():

@@ -63,12 +63,53 @@ def test_a_failed_run_has_no_outcome_and_only_memory_failures_count_as_such(tmp_
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("max_loras", "many"), ("lora_rank_pool", "8;x"), ("adapter_rate_counts", "0.1"), ("tot_tok_s", "?")],
+    [
+        ("max_loras", "many"),
+        ("max_loras", ""),
+        ("max_loras", "nan"),
+        ("max_lora_rank", "inf"),
+        ("lora_rank_pool", "8;x"),
+        ("lora_rank_pool", ""),
+        ("lora_rank_pool", "0"),
+        ("adapter_rate_counts", "0.1"),
+        ("adapter_rate_counts", ""),
+        ("adapter_rate_counts", "0x3"),
+        ("adapter_rate_counts", "nanx3"),
+        ("adapter_rate_counts", "0.1x-3"),
+        ("adapter_rate_counts", "0.1x99999999999"),
+        ("pool_mean_input_len", ""),
+        ("pool_mean_output_len", "0"),
+        ("duration_s", "0"),
+        ("duration_s", "nan"),
+        ("sent_requests", "0"),
+        ("sent_requests", "inf"),
+        ("failed", "perhaps"),
+        ("tot_tok_s", "?"),
+    ],
 )
 def test_a_cell_that_cannot_be_read_is_refused_by_line_and_column(tmp_path, column, text):
     with pytest.raises(InvalidInputError) as refused:
         runs(tmp_path, {}, {column: text})
     assert refused.value.field == f"runs line 3, {column}"
+
+
+def test_a_line_that_ends_too_early_is_refused_by_line_and_column(tmp_path):
+    path = write_table(tmp_path / "runs.csv", [RUN])
+    path.write_text(path.read_text() + "r2,llama-3.1-8b-instruct\n")
+    with pytest.raises(InvalidInputError, match="runs line 3, max_loras"):
+        read_runs(path)
+
+
+def test_a_failed_run_that_does_not_say_why_is_no_run_that_ended(tmp_path):
+    (run,) = runs(tmp_path, {"failed": "True", "error": ""})
+    assert run.outcome is None
+    assert not run.failed_for_memory
+
+
+def test_a_table_saved_with_a_byte_order_mark_is_read(tmp_path):
+    path = write_table(tmp_path / "runs.csv", [RUN])
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert read_runs(path)[0].run_id == "r1"
 
 
 def test_a_table_without_runs_is_refused(tmp_path):

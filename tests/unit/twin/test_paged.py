@@ -356,6 +356,12 @@ def test_a_run_table_is_read_into_configuration_and_outcome(tmp_path):
     [
         (table_row(inter_completed="many"), COLUMNS, "runs line 2, inter_completed"),
         (table_row(inter_duration="nan"), COLUMNS, "runs line 2, inter_duration"),
+        (table_row(adapters="0"), COLUMNS, "runs line 2, adapters"),
+        (table_row(adapters="1e9"), COLUMNS, "runs line 2, adapters"),
+        (table_row(rate_per_adapter="-1"), COLUMNS, "runs line 2, rate_per_adapter"),
+        (table_row(rank="0"), COLUMNS, "runs line 2, rank"),
+        (table_row(inter_duration="0"), COLUMNS, "runs line 2, inter_duration"),
+        (table_row(inter_completed="0"), COLUMNS, "runs line 2, inter_completed"),
         (table_row(dataset="long"), COLUMNS, "runs line 2, dataset"),
         (table_row(failed="True"), COLUMNS, "runs"),
         (table_row(), COLUMNS[1:], "runs.adapters"),

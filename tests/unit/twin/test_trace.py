@@ -117,6 +117,7 @@ def test_requests_of_the_same_moment_stay_in_the_order_of_the_file(tmp_path):
         (AZURE.replace("2023-11-16 18:15:50", "yesterday"), "trace line 3, TIMESTAMP"),
         (AZURE.replace("2023-11-16 18:15:50", "2035-11-16 18:15:50"), "trace.TIMESTAMP"),
         (MOONCAKE.replace("7322", "null"), "trace line 2, input_length"),
+        (MOONCAKE.replace("7322", "[" * 100_000), "trace line 2"),
         (MOONCAKE.replace("7322", "0"), "trace line 2, input_length"),
         (MOONCAKE.replace('"output_length": 490', '"other": 1'), "trace line 2, output_length"),
         (MOONCAKE.replace(', "hash_ids": [0]}', ""), "trace line 1"),
@@ -148,6 +149,12 @@ def test_a_format_asked_for_is_not_guessed(tmp_path):
     with pytest.raises(InvalidInputError) as refused:
         read_any_trace(path, trace_format="parquet")
     assert refused.value.field == "trace_format"
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, packed):
+    trace = read_any_trace(write_text(tmp_path / f"trace{packed}", "\ufeff" + AZURE))
+    assert trace.num_requests == 3
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.gz"])

@@ -1,11 +1,13 @@
 """Intervals of throughput: what widens them, and whether measured runs lie in them."""
 
+import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from tests.support.measured_tables import SHARED_RUNS, needs_measured_runs
+from tests.support.measured_tables import RUN, SHARED_RUNS, needs_measured_runs, write_table
 from tests.support.twin_cases import HAS_JIT, calibration, server
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.coverage import coverage, predict_intervals
@@ -13,7 +15,7 @@ from twin.domain import Adapter, Workload
 from twin.errors import InvalidInputError
 from twin.measured import read_runs
 from twin.simulate import simulate
-from twin.uncertainty import STEP_ERROR, throughput_interval
+from twin.uncertainty import STEP_ERROR, ThroughputInterval, throughput_interval
 
 HORIZON_S = 200.0
 
@@ -52,6 +54,44 @@ def test_starvation_is_sure_where_load_is_far_from_the_border():
 
 def test_the_same_draws_give_the_same_interval():
     assert interval(20.0, num_draws=4) == interval(20.0, num_draws=4)
+
+
+@pytest.mark.parametrize("num_draws", [3, 2000])
+def test_an_interval_is_as_wide_as_the_laws_error_and_a_run_of_its_own_make_it(num_draws):
+    """A server whose throughput is that of its step law alone: the spread is known."""
+    known = calibration(errors={STEP_ERROR: 10.0})
+    workload = Workload.from_adapters(
+        [Adapter(adapter_id="a", rank=8, rate_rps=1.0, input_tokens_mean=60, output_tokens_mean=30)]
+    )
+    served = simulate(workload, server(), known, horizon_s=1.0)
+    found = throughput_interval(
+        lambda law, _: replace(served, throughput_tok_s=1000 * known.step.base_ms / law.step.base_ms),
+        known,
+        offered_tok_s=100.0,
+        num_draws=num_draws,
+    )
+    standard = NormalDist()
+    sd = 0.1 * math.sqrt(math.pi / 2)
+    if num_draws == 3:
+        sd *= standard.inv_cdf(5 / 6) * math.sqrt(1 + 1 / 3)
+    assert math.log(found.high_tok_s / found.low_tok_s) == pytest.approx(
+        2 * standard.inv_cdf(0.95) * sd, rel=5e-3
+    )
+    assert found.median_tok_s == pytest.approx(1000)
+
+
+def test_certain_starvation_belongs_to_the_last_band(tmp_path):
+    (run,) = read_runs(write_table(tmp_path / "runs.csv", [RUN]))
+    sure = ThroughputInterval(
+        low_tok_s=1.0,
+        median_tok_s=2.0,
+        high_tok_s=3.0,
+        level=0.9,
+        starvation_probability=1.0,
+        num_draws=3,
+    )
+    (band,) = coverage([(run, sure)])["starvation"]["bands"]
+    assert (band["from"], band["to"], band["runs"]) == (0.8, 1.0, 1)
 
 
 @pytest.mark.parametrize(("options", "field"), [({"num_draws": 2}, "num_draws"), ({"level": 1.0}, "level")])

@@ -10,6 +10,7 @@ from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.measured import read_runs
 from twin.noise import noise_floor
 from twin.validate import Prediction, baseline_predictions, figures, predict_run, predict_runs, summary
+from twin.validation_report import write_report
 
 CONTRACT_FIGURES = {
     "runs",
@@ -54,6 +55,24 @@ def test_starvation_is_judged_by_what_the_client_meant_to_send(tmp_path):
     ]
     assert figures(wrong)["starvation_accuracy"] == 0.5
     assert figures(wrong)["starvation_f1"] == pytest.approx(2 / 3)
+
+
+def test_a_run_without_a_throughput_has_no_verdict_on_starvation(tmp_path):
+    (run,) = runs(tmp_path, {"tot_tok_s": ""})
+    made = figures([Prediction(run=run, fits=True, throughput_tok_s=1.0)])
+    assert made["starvation_accuracy"] is None
+    assert made["throughput_smape_half_pct"] is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tot_tok_s": ""}, {"mean_itl_ms": ""}, {"failed": "True", "error": "port_bind"}]
+)
+def test_a_report_is_written_of_runs_that_lack_figures(tmp_path, changes):
+    measured = runs(tmp_path, {"duration_s": "60"} | changes)
+    known = load_calibration(shipped_calibration_ids()[0])
+    predictions = predict_runs(measured, lambda _: known)
+    write_report(tmp_path / "page.md", predictions, summary(predictions, measured), command="made here")
+    assert "made here" in (tmp_path / "page.md").read_text()
 
 
 def test_failures_of_the_infrastructure_do_not_count_for_memory(tmp_path):
