@@ -61,7 +61,9 @@ def make_hopeful_problem(**changes):
 
 def test_a_plan_that_trusts_an_optimistic_surrogate_is_found_out():
     hopeful = make_hopeful_problem()
-    sober = make_problem(hopeful.workload, make_surrogate(hopeful.calibration), calibration=hopeful.calibration)
+    sober = make_problem(
+        hopeful.workload, make_surrogate(hopeful.calibration), calibration=hopeful.calibration
+    )
     assert any(report.starved for report in replay(place(hopeful), hopeful, horizon_s=240.0))
     assert not any(report.starved for report in replay(place(sober), sober, horizon_s=240.0))
 
