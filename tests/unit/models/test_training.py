@@ -151,3 +151,18 @@ def test_a_data_set_of_another_calibration_is_refused():
 )
 def test_the_area_under_the_curve_is_the_chance_of_the_right_order(scores, positive, area):
     assert area_under_curve(np.array(scores), np.array(positive, dtype=bool)) == area
+
+
+def test_only_groups_of_the_designs_first_rows_are_held_out():
+    known, held_out = split(synthetic(400, 1), seed=3, num_groups=20)
+    assert held_out.group.max() < 20
+    assert known.group.max() >= 20
+
+
+def test_the_teacher_never_thinks_a_server_safer_for_more_load_over_capacity(taught):
+    _, teacher = taught
+    rows = np.repeat(synthetic(20, 6).rows[:, None, :], 30, axis=1)
+    rows[:, :, RHO] = np.linspace(0.0, 2.0, 30)
+    chance = teacher.factors(rows.reshape(-1, rows.shape[2]))["starvation"].reshape(20, 30)
+    assert (np.diff(chance, axis=1) >= 0).all()
+    assert np.ptp(chance, axis=1).min() > 0.5
