@@ -85,14 +85,13 @@ def train(
         raise DatasetError(
             f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
         )
-    known, held_out = split(
-        examples_of(dataset, calibration), seed, dataset.origin.design.num_first // GROUP_SIZE
-    )
+    num_groups = dataset.origin.design.num_first // GROUP_SIZE
+    known, held_out = split(examples_of(dataset, calibration), seed, num_groups)
     teacher = fit_teacher(known, seed, num_workers)
     num_fresh = round(FRESH_PER_RUN * dataset.num_rows) if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
     editions = {
-        leaves: distil(teacher, known, fresh, max_leaves=leaves, seed=seed)
+        leaves: distil(teacher, known, fresh, max_leaves=leaves, seed=seed, num_groups=num_groups)
         for leaves in sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
     }
     trees, printed = editions[max_leaves], editions[min(PRINTED_LEAVES, max_leaves)]

@@ -168,6 +168,7 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
             "starvation_probability": _number(predicted.starvation_probability),
             "itl_ms": _number(predicted.itl_ms),
             "ttft_ms": _number(predicted.ttft_ms),
+            "out_of_range": list(predicted.out_of_range),
         },
         "binding_constraint": gpu.binding_constraint,
         "vllm_args": vllm_args(gpu, problem),
