@@ -258,12 +258,25 @@ def _surrogate_of(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Sur
     ranges = _member(arrays, "ranges")
     _require_array(calibration, "calibration", np.float64, (NUM_CALIBRATION,))
     _require_array(ranges, "ranges", np.float32, (NUM_FEATURES, 2))
+    if (ranges[:, 0] > ranges[:, 1]).any():
+        raise ArtefactError("ranges: the least value must not be above the greatest")
+    for target in TARGETS:
+        _require_predictions(_member(arrays, f"{target}.value"), target)
     return Surrogate(
         calibration_id=manifest.calibration_id,
         calibration=calibration,
         ranges=ranges,
         **{target: _tree_of(arrays, target) for target in TARGETS},
     )
+
+
+def _require_predictions(values: NDArray[Any], target: str) -> None:
+    """Refuse values that are no probabilities, or no factors on a positive estimate."""
+    if target == "starvation":
+        if (values < 0).any() or (values > 1).any():
+            raise ArtefactError(f"{target}.value: must be probabilities, from 0 to 1")
+    elif (values <= 0).any():
+        raise ArtefactError(f"{target}.value: must be factors above 0")
 
 
 def _require_array(array: NDArray[Any], name: str, dtype: type, shape: tuple[int, ...]) -> None:

@@ -38,7 +38,7 @@ METADATA_KEY = b"loadmaster"
 ROWS_A_TASK = 16
 ROWS_A_PART = 1024
 ACTIVE_ROUNDS = 2
-CANDIDATES_A_ROW = 4
+CANDIDATES_A_ROW = 3
 """Scenarios looked at for each row that an active round simulates."""
 
 OUTCOMES: tuple[str, ...] = (

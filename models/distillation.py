@@ -1,8 +1,8 @@
 """Distil a teacher into one small tree for each target.
 
 A student sees the twin's rows and fresh rows that only the teacher labelled. Trees are grown on
-scales where errors count alike: logarithms for factors, arcsin(sqrt(p)) for probabilities (so that
-0.01 and 0.05 are told apart). Leaves then take their value from the rows that fall into them.
+scales where errors count alike: logarithms for factors, log odds for probabilities (so that 0.01 and
+0.05 are told apart). Leaves then take their value from the rows that fall into them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 MAX_LEAVES = 512
 MIN_SAMPLES_LEAF = 6
+SURE_LOG_ODDS = 5.0
+"""Log odds beyond are as sure as these: no leaves are spent on 0.001 against 0.0001."""
+
+CHOSEN_WEIGHT = 0.05
+"""What a run that was chosen for its doubt counts in a leaf's frequency."""
+
 PRIOR_ROWS = 4.0
 """A leaf's starvation frequency counts the teacher's opinion as this many twin runs."""
 
@@ -34,6 +40,7 @@ def distil(
     *,
     max_leaves: int = MAX_LEAVES,
     seed: int = 0,
+    num_groups: int | None = None,
 ) -> dict[str, TreeArrays]:
     """Return one tree for each target, of at most `max_leaves` leaves.
 
@@ -47,6 +54,9 @@ def distil(
         (num_fresh, NUM_FEATURES) float32, rows of the same design that no twin ran.
     max_leaves, seed
         Size of each tree, and the seed of ties between equal splits.
+    num_groups
+        Groups of examples below it fill the trained range evenly; the others were chosen where the answer
+        is in doubt, and hardly count in how often a leaf's servers starve. None: all fill it evenly.
     """
     taught = teacher.factors(examples.rows)
     fresh = teacher.factors(fresh_rows)
@@ -56,8 +66,12 @@ def distil(
         rows = np.concatenate([examples.rows[known], fresh_rows])
         opinions = np.concatenate([taught[target][known], fresh[target]])
         if target == "starvation":
-            tree = _grow(rows, np.arcsin(np.sqrt(opinions)), max_leaves, seed)
-            students[target] = _with_frequencies(tree, rows, values[known], opinions)
+            chance = np.clip(opinions, 1e-9, 1.0 - 1e-9)
+            odds = np.clip(np.log(chance / (1.0 - chance)), -SURE_LOG_ODDS, SURE_LOG_ODDS)
+            tree = _grow(rows, odds, max_leaves, seed)
+            chosen = np.zeros(len(values)) if num_groups is None else examples.group >= num_groups
+            counts = np.where(chosen[known] > 0, CHOSEN_WEIGHT, 1.0)
+            students[target] = _with_frequencies(tree, rows, values[known], opinions, counts)
         else:
             logs = np.concatenate(
                 [0.5 * (values[known] + np.log(taught[target][known])), np.log(fresh[target])]
@@ -109,16 +123,21 @@ def _with_frequencies(
     rows: NDArray[np.float32],
     starved: NDArray[np.float64],
     opinions: NDArray[np.float64],
+    counts: NDArray[np.float64],
 ) -> TreeArrays:
-    """Return the tree whose leaves hold starvation frequencies, drawn to the teacher's opinion."""
+    """Return the tree whose leaves hold starvation frequencies, drawn to the teacher's opinion.
+
+    `counts` tells how much each twin run, the first of `rows`, counts; the other rows count once.
+    """
     leaves = np.empty(len(rows), dtype=np.int32)
     find_leaves(
         tree.feature, tree.threshold, tree.children, 0, depth(tree), np.ascontiguousarray(rows), leaves
     )
     num_nodes, num_run = tree.num_nodes, len(starved)
-    opinion = np.bincount(leaves, weights=opinions, minlength=num_nodes)
-    opinion /= np.maximum(np.bincount(leaves, minlength=num_nodes), 1)
-    runs = np.bincount(leaves[:num_run], minlength=num_nodes)
-    starved_runs = np.bincount(leaves[:num_run], weights=starved, minlength=num_nodes)
+    all_counts = np.concatenate([counts, np.ones(len(rows) - num_run)])
+    opinion = np.bincount(leaves, weights=all_counts * opinions, minlength=num_nodes)
+    opinion /= np.maximum(np.bincount(leaves, weights=all_counts, minlength=num_nodes), CHOSEN_WEIGHT)
+    runs = np.bincount(leaves[:num_run], weights=counts, minlength=num_nodes)
+    starved_runs = np.bincount(leaves[:num_run], weights=counts * starved, minlength=num_nodes)
     frequency = (starved_runs + PRIOR_ROWS * opinion) / (runs + PRIOR_ROWS)
-    return tree._replace(value=np.where(tree.is_leaf, frequency, np.sin(tree.value) ** 2))
+    return tree._replace(value=np.where(tree.is_leaf, frequency, 1.0 / (1.0 + np.exp(-tree.value))))

@@ -15,9 +15,11 @@ from models.distillation import MAX_LEAVES, distil
 from models.errors import DatasetError
 from models.features import NUM_FEATURES, calibration_vector
 from models.figures import figures, physics_factors, student_factors
+from models.report import importance, reliability, training_report
 from models.scenarios import GROUP_SIZE
 from models.surrogate import Surrogate
 from models.training import examples_of, fit_teacher, split
+from models.tree import predict
 from twin.batch import map_tasks
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ if TYPE_CHECKING:
     from models.teacher import Teacher
     from twin.domain import Calibration
 
-FRESH_PER_RUN = 4
+FRESH_PER_RUN = 1.5
 """Rows that only the teacher labels, for each twin run: students grow better splits on them."""
 
 PRINTED_LEAVES = 32
-"""Leaves of the edition whose figures show what a tree that fits on a page would lose."""
+"""Leaves of the edition that fits on a page, whose rules the training's report prints."""
+
+SIZES = (16, PRINTED_LEAVES, 128)
+"""Smaller trees whose errors are printed beside: what readability costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +49,7 @@ class Trained:
     surrogate: Surrogate
     teacher: Teacher
     metrics: dict[str, dict[str, float | None]]
+    report: str
 
 
 def train(
@@ -79,19 +85,25 @@ def train(
         raise DatasetError(
             f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
         )
-    known, held_out = split(
-        examples_of(dataset, calibration), seed, dataset.origin.design.num_first // GROUP_SIZE
-    )
+    num_groups = dataset.origin.design.num_first // GROUP_SIZE
+    known, held_out = split(examples_of(dataset, calibration), seed, num_groups)
     teacher = fit_teacher(known, seed, num_workers)
-    num_fresh = FRESH_PER_RUN * dataset.num_rows if num_fresh is None else num_fresh
+    num_fresh = round(FRESH_PER_RUN * dataset.num_rows) if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
-    trees = distil(teacher, known, fresh, max_leaves=max_leaves, seed=seed)
-    printed = distil(teacher, known, fresh, max_leaves=PRINTED_LEAVES, seed=seed)
+    editions = {
+        leaves: distil(teacher, known, fresh, max_leaves=leaves, seed=seed, num_groups=num_groups)
+        for leaves in sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
+    }
+    trees, printed = editions[max_leaves], editions[min(PRINTED_LEAVES, max_leaves)]
     metrics = {
         "tree": figures(held_out, student_factors(trees, held_out.rows)),
-        f"tree_of_{PRINTED_LEAVES}": figures(held_out, student_factors(printed, held_out.rows)),
         "teacher": figures(held_out, teacher.factors(held_out.rows)),
         "physics": figures(held_out, physics_factors(held_out)),
+        **{
+            f"tree_of_{leaves}": figures(held_out, student_factors(edition, held_out.rows))
+            for leaves, edition in editions.items()
+            if leaves != max_leaves
+        },
     }
     surrogate = Surrogate(
         calibration_id=calibration.calibration_id,
@@ -99,7 +111,14 @@ def train(
         ranges=np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1),
         **trees,
     )
-    return Trained(surrogate=surrogate, teacher=teacher, metrics=metrics)
+    report = training_report(
+        f"What the surrogate of {calibration.calibration_id} learned",
+        metrics,
+        reliability(predict(trees["starvation"], held_out.rows), held_out.targets["starvation"] > 0),
+        {target: importance(tree, held_out.rows) for target, tree in trees.items()},
+        {target: printed[target] for target in ("throughput", "starvation")},
+    )
+    return Trained(surrogate=surrogate, teacher=teacher, metrics=metrics, report=report)
 
 
 def fresh_rows(

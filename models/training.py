@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.features import NUM_FEATURES
+from models.features import FEATURE_NAMES, NUM_FEATURES
 from models.teacher import Ensemble, Teacher, checked_ensemble
 from models.tree import TreeArrays, join, tree_arrays
 
@@ -35,10 +35,14 @@ MIN_FRACTION = 0.002
 NUM_FOLDS = 3
 
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
-    {"max_iter": 120, "learning_rate": 0.10, "max_leaf_nodes": 16, "min_samples_leaf": 20},
-    {"max_iter": 160, "learning_rate": 0.08, "max_leaf_nodes": 24, "min_samples_leaf": 10},
+    {"max_iter": 160, "learning_rate": 0.08, "max_leaf_nodes": 24, "min_samples_leaf": 15},
+    {"max_iter": 240, "learning_rate": 0.06, "max_leaf_nodes": 31, "min_samples_leaf": 20},
 )
 """Sizes of teacher tried for each target, smaller first."""
+
+MORE_STARVES = ("rho", "kv_pressure", "budget_pressure", "seqs_pressure")
+LESS_STARVES = ("slots_over_active", "slots_over_stuck", "served_by_formula", "served_by_slots")
+"""Features in which the teacher's chance of starvation never falls, and never rises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,9 +164,11 @@ def _model(candidate: Mapping[str, Any], seed: int, *, is_class: bool) -> Any:
         HistGradientBoostingRegressor,
     )
 
-    kind = HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor
     options: dict[str, Any] = {**candidate, "early_stopping": False, "l2_regularization": 1.0}
-    return kind(**options, random_state=seed)
+    if is_class:
+        directions = [(name in MORE_STARVES) - (name in LESS_STARVES) for name in FEATURE_NAMES]
+        return HistGradientBoostingClassifier(**options, monotonic_cst=directions, random_state=seed)
+    return HistGradientBoostingRegressor(**options, random_state=seed)
 
 
 def to_ensemble(model: Any) -> Ensemble:

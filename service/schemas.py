@@ -224,6 +224,9 @@ class PredictedSchema(BaseModel):
     starvation_probability: float
     itl_ms: float | None
     ttft_ms: float | None
+    out_of_range: list[str] = Field(
+        default=[], description="Features of this GPU that the surrogate was not trained for."
+    )
 
 
 class GpuSchema(BaseModel):

@@ -20,8 +20,8 @@ dataset_app = typer.Typer(
     name="dataset", help="Data sets of twin runs.", no_args_is_help=True, add_completion=False
 )
 
-DEFAULT_ROWS = 20_000
-DEFAULT_ACTIVE_SHARE = 0.4
+DEFAULT_ROWS = 16_000
+DEFAULT_ACTIVE_SHARE = 0.25
 
 CalibrationId = Annotated[
     str, typer.Option("--calibration", help="Id of a shipped calibration, or a file.", show_default=False)
@@ -98,6 +98,10 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
     ] = None,
     seed: Seed = 0,
     leaves: Annotated[int, typer.Option(min=2, help="Leaves of each tree at most.")] = 512,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", help="Markdown file for rules, reliability and errors by size."),
+    ] = None,
     workers: Workers = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -116,6 +120,8 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
         num_workers=_workers(workers),
     )
     manifest = publish(trained, runs, out)
+    if report_file is not None:
+        report_file.write_text(trained.report, encoding="utf-8")
     report = {
         "surrogate": str(out),
         "surrogate_version": manifest.surrogate_version,

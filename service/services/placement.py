@@ -221,6 +221,7 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
             "starvation_probability": _number(predicted.starvation_probability),
             "itl_ms": _number(predicted.itl_ms),
             "ttft_ms": _number(predicted.ttft_ms),
+            "out_of_range": list(predicted.out_of_range),
         },
         "binding_constraint": gpu.binding_constraint,
         "head_room": {name: _number(share) for name, share in gpu.head_room.items()},

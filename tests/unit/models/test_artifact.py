@@ -213,7 +213,11 @@ def test_another_surrogates_trees_under_this_manifest_are_refused(published, tmp
         ("itl.feature", lambda a: a + np.int32(1000), "feature"),
         ("ttft.value", lambda a: a + np.nan, "value: must be finite"),
         ("ttft.value", lambda a: a.astype(np.float32), "value: must be float64"),
+        ("starvation.value", lambda a: a + 0.5, "starvation.value: must be probabilities"),
+        ("starvation.value", np.negative, "starvation.value: must be probabilities"),
+        ("throughput.value", lambda a: a - 1.0, "throughput.value: must be factors above 0"),
         ("ranges", lambda a: a[:-1], "ranges"),
+        ("ranges", lambda a: np.ascontiguousarray(a[:, ::-1]), "ranges: the least"),
         ("calibration", lambda a: a + np.inf, "calibration: must be finite"),
     ],
 )

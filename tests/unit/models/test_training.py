@@ -1,5 +1,7 @@
 """Teaching and distilling on a synthetic law, with numbers small enough for seconds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -151,3 +153,43 @@ def test_a_data_set_of_another_calibration_is_refused():
 )
 def test_the_area_under_the_curve_is_the_chance_of_the_right_order(scores, positive, area):
     assert area_under_curve(np.array(scores), np.array(positive, dtype=bool)) == area
+
+
+def test_only_groups_of_the_designs_first_rows_are_held_out():
+    known, held_out = split(synthetic(400, 1), seed=3, num_groups=20)
+    assert held_out.group.max() < 20
+    assert known.group.max() >= 20
+
+
+def test_the_teacher_never_thinks_a_server_safer_for_more_load_over_capacity(taught):
+    _, teacher = taught
+    rows = np.repeat(synthetic(20, 6).rows[:, None, :], 30, axis=1)
+    rows[:, :, RHO] = np.linspace(0.0, 2.0, 30)
+    chance = teacher.factors(rows.reshape(-1, rows.shape[2]))["starvation"].reshape(20, 30)
+    assert (np.diff(chance, axis=1) >= 0).all()
+    assert np.ptp(chance, axis=1).min() > 0.5
+
+
+def test_runs_chosen_for_their_doubt_hardly_count_in_how_often_servers_starve(taught):
+    known, teacher = taught
+    doubtful = replace(
+        known, group=known.group + 1000, targets=known.targets | {"starvation": np.ones(len(known.rows))}
+    )
+    both = Examples(
+        rows=np.concatenate([known.rows, doubtful.rows]),
+        physics=np.concatenate([known.physics, doubtful.physics]),
+        targets={
+            name: np.concatenate([known.targets[name], doubtful.targets[name]]) for name in known.targets
+        },
+        group=np.concatenate([known.group, doubtful.group]),
+    )
+    no_rows = known.rows[:0]
+    mean = {
+        groups: predict(
+            distil(teacher, both, no_rows, max_leaves=4, num_groups=groups)["starvation"], known.rows
+        ).mean()
+        for groups in (None, 1000)
+    }
+    truth = known.targets["starvation"].mean()
+    assert mean[None] > truth + 0.2
+    assert mean[1000] == pytest.approx(truth, abs=0.05)
