@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.factory import Services
+    from service.services.clock import Clock
     from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -35,12 +36,12 @@ DESCRIPTION = (
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """Return the application; calibrations, threads and connections come with its start."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = build_services(build_context(settings))
+        services = build_services(build_context(settings), clock)
         app.state.services = services
         app.state.bodies = BodyReader(settings)
         life = asyncio.create_task(_live(services))

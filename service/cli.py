@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import run, surrogate, twin
+from service.commands import run, scaling, surrogate, twin
 
 app = typer.Typer(
     name="loadmaster",
@@ -25,6 +25,7 @@ app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)
 app.command()(surrogate.evaluate)
+app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
 app.command()(run.openapi)
 

@@ -69,6 +69,14 @@ class NotFoundError(ServiceError):
     title = "Not found"
 
 
+class ConflictError(ServiceError):
+    """Others change the same thing at the same time."""
+
+    code = "conflict"
+    status = 409
+    title = "The request conflicts with another"
+
+
 class OverloadedError(ServiceError):
     """Too much is waiting already."""
 

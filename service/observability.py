@@ -35,15 +35,23 @@ HELD_BODY_BYTES = Gauge("loadmaster_held_body_bytes", "Request bodies in memory.
 REFUSED = Counter(
     "loadmaster_refused_requests_total", "Answers with a problem.", ("code",), registry=REGISTRY
 )
-GPUS_NEEDED = Gauge(
-    "loadmaster_gpus_needed",
-    "GPUs of the plan in force.",
-    ("base_model", "gpu_type"),
+_FLEET = ("base_model", "gpu_type")
+GPUS_NEEDED = Gauge("loadmaster_gpus_needed", "GPUs to ask for.", _FLEET, registry=REGISTRY)
+PLAN_AGE = Gauge(
+    "loadmaster_plan_age_seconds",
+    "Since the plan was last known to be the workload's.",
+    _FLEET,
     registry=REGISTRY,
 )
-PLAN_AGE = Gauge(
-    "loadmaster_plan_age_seconds", "Since the plan was last known to be the workload's.", registry=REGISTRY
+PLAN_GPUS = Gauge("loadmaster_plan_gpus", "GPUs of the plan in force.", _FLEET, registry=REGISTRY)
+PLAN_GAP = Gauge("loadmaster_plan_gap_gpus", "Its GPUs above the lower bound.", _FLEET, registry=REGISTRY)
+PLAN_RISK = Gauge(
+    "loadmaster_plan_starvation_probability",
+    "The largest of its GPUs, as predicted.",
+    _FLEET,
+    registry=REGISTRY,
 )
+PLAN_UNPLACED = Gauge("loadmaster_plan_unplaced_adapters", "Without a GPU.", _FLEET, registry=REGISTRY)
 STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was answered.", registry=REGISTRY)
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY

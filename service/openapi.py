@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.schemas import ProblemSchema, SimulateRequest, WorkloadSchema
+from service.schemas_fleet import RatesRequest
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,7 +33,9 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
 
 
 def _own_schemas() -> dict[str, Any]:
-    models = [(model, "validation") for model in (WorkloadSchema, SimulateRequest, ProblemSchema)]
+    models = [
+        (model, "validation") for model in (WorkloadSchema, RatesRequest, SimulateRequest, ProblemSchema)
+    ]
     _, document = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return document["$defs"]
 

@@ -236,10 +236,10 @@ class PlanSchema(BaseModel):
 
 
 class GpusNeededSchema(BaseModel):
-    """How many GPUs the workload in force needs. `stale` when that was not confirmed lately."""
+    """How many GPUs to ask for: up at once, down late. `stale` when not confirmed lately."""
 
-    gpus_needed: int
-    raw: int
+    gpus_needed: int = Field(description="Never below what the plan in force uses.")
+    raw: int | None = Field(description="GPUs of the plan in force; null where none can serve any of it.")
     lower_bound: int
     reason: str
     as_of: datetime
@@ -294,16 +294,22 @@ class ProblemSchema(BaseModel):
     field: str | None
 
 
-def parse(model: type[M], document: bytes | str) -> M:
-    """Return the model that a JSON text holds, or raise an error that names the field."""
-    _refuse_crowded_object(document)
+def parse(model: type[M], document: bytes | str, *, wide: tuple[str, ...] = ()) -> M:
+    """Return the model that a JSON text holds, or raise an error that names the field.
+
+    Parameters
+    ----------
+    wide
+        Top-level fields that are maps of any length.
+    """
+    _refuse_crowded_object(document, wide)
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
         raise _request_error(error) from None
 
 
-def _refuse_crowded_object(document: bytes | str) -> None:
+def _refuse_crowded_object(document: bytes | str, wide: tuple[str, ...]) -> None:
     """Refuse an object with a great many fields; what else is wrong, pydantic tells.
 
     Listing a million unknown fields takes pydantic ten seconds and a gigabyte, no other thread running.
@@ -315,6 +321,8 @@ def _refuse_crowded_object(document: bytes | str) -> None:
         value = from_json(document)
     except ValueError:
         return
+    if isinstance(value, dict):
+        value = {name: part for name, part in value.items() if name not in wide}
     location = _crowded_object(value) if isinstance(value, (dict, list)) else None
     if location is not None:
         raise InvalidRequestError(

@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=2.0, gt=0, description="Longest wait for the store.")
     refresh_interval_s: float = Field(default=5.0, gt=0, description="How often the workload is re-read.")
     stale_after_s: float = Field(default=30.0, gt=0, description="Unconfirmed for longer is `stale`.")
+    scale_down_window_s: float = Field(
+        default=600.0, ge=0, le=86_400, description="`gpus_needed` falls to the largest number of it."
+    )
+    rate_noise: float = Field(
+        default=0.2, ge=0, le=1, description="It falls once fewer GPUs hold at rates higher by this share."
+    )
 
     worker_ttl_s: int = Field(default=20, ge=16, description="RQ's `worker_ttl`.")
     job_heartbeat_s: int = Field(default=20, ge=4, description="A job silent for longer is run again.")

@@ -1,0 +1,47 @@
+"""The plans in force as Prometheus gauges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.observability import GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_RISK, PLAN_UNPLACED
+
+if TYPE_CHECKING:
+    from service.services.clock import Clock
+    from service.services.in_force import PlanInForce
+    from service.settings import Settings
+    from service.storage.workloads import FleetKey
+
+BY_FLEET = (GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_RISK, PLAN_UNPLACED)
+
+
+def show_plan(current: PlanInForce, clock: Clock, settings: Settings) -> None:
+    """Set the gauges of a plan that was just adopted."""
+    placement = current.plan.placement
+    PLAN_GPUS.labels(*current.key).set(placement.num_gpus)
+    PLAN_UNPLACED.labels(*current.key).set(len(placement.unplaced))
+    risks = [gpu.predicted.starvation_probability for gpu in placement.gpus]
+    PLAN_RISK.labels(*current.key).set(max(risks, default=0.0))
+    if placement.gap is not None:
+        PLAN_GAP.labels(*current.key).set(placement.gap)
+    else:
+        _remove(PLAN_GAP, current.key)
+    show_age(current, clock, settings)
+
+
+def show_age(current: PlanInForce, clock: Clock, settings: Settings) -> None:
+    """Set what changes with time alone; there is no number where none is known."""
+    PLAN_AGE.labels(*current.key).set(clock.monotonic_s() - current.confirmed_at_s)
+    if current.window is not None:
+        level = current.window.level_at(clock.wall_s(), settings.scale_down_window_s)
+        GPUS_NEEDED.labels(*current.key).set(level)
+
+
+def forget_plan(key: FleetKey) -> None:
+    """Remove the gauges of a workload that is no longer in force."""
+    for gauge in BY_FLEET:
+        _remove(gauge, key)
+
+
+def _remove(gauge, key: FleetKey) -> None:  # noqa: ANN001 (prometheus_client's Gauge)
+    gauge.remove_by_labels({"base_model": key.base_model, "gpu_type": key.gpu_type})
