@@ -16,15 +16,19 @@ from service.factory import build_services
 from service.handlers import docs, fleet, health, jobs, placement
 from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
-from service.observability import ObservabilityMiddleware
+from service.observability import LOOP_ERRORS, ObservabilityMiddleware
 from service.openapi import openapi_document
+from service.security import SecurityMiddleware
+from service.services.clock import Clock
+from service.services.guard import Guard
 from service.services.warmup import warm_placement
+from service.storage.audit import AuditLog
+from service.storage.keys import KeyFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.factory import Services
-    from service.services.clock import Clock
     from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -41,16 +45,21 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = build_services(build_context(settings), clock)
+        app.state.clock = clock or Clock()
+        app.state.guard = Guard(settings, KeyFile(settings.keys_path), app.state.clock)
+        services = build_services(build_context(settings), app.state.clock)
         app.state.services = services
+        app.state.audit = AuditLog(settings.audit_path)
         app.state.bodies = BodyReader(settings)
         life = asyncio.create_task(_live(services))
+        keys = asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s))
         try:
             yield
         finally:
-            life.cancel()
-            with suppress(asyncio.CancelledError):
-                await life
+            for task in (life, keys):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             services.context.close()
 
     app = FastAPI(
@@ -64,6 +73,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     for module in (placement, fleet, jobs, health, docs):
         app.include_router(module.router)
     install_problem_handlers(app)
+    app.add_middleware(SecurityMiddleware)
     app.add_middleware(ObservabilityMiddleware)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
@@ -82,6 +92,16 @@ async def _live(services: Services) -> None:
     context.ready.set()
     log.info("ready", calibrations=sorted(context.catalog.targets))
     await services.fleet.keep_fresh()
+
+
+async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await asyncio.to_thread(guard.refresh)
+        except Exception:
+            LOOP_ERRORS.labels("keys").inc()
+            log.exception("keys_refresh_failed")
 
 
 def _calm_the_collector() -> None:

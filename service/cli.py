@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import run, scaling, surrogate, twin
+from service.commands import keys, run, scaling, surrogate, twin
 
 app = typer.Typer(
     name="loadmaster",
@@ -21,6 +21,7 @@ app.command()(run.worker)
 app.command()(run.place)
 app.command()(twin.simulate)
 app.command()(twin.validate)
+app.add_typer(keys.keys_app)
 app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)

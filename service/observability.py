@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, merge_con
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from structlog.typing import EventDict
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -56,6 +57,9 @@ STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was a
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
 )
+AUDIT_FAILURES = Counter(
+    "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
+)
 CHILD_RESTARTS = Counter(
     "loadmaster_child_restarts_total",
     "Child processes that ended by themselves.",
@@ -63,8 +67,17 @@ CHILD_RESTARTS = Counter(
     registry=REGISTRY,
 )
 
+_SECRETS = re.compile(r"(lm_[0-9a-f]{12})_[A-Za-z0-9_-]+|(://)[^/@\s]*@")
 _SAFE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Strike API keys and passwords of URLs out of whatever is logged."""
+    for name, value in event.items():
+        if isinstance(value, str) and ("lm_" in value or "://" in value):
+            event[name] = _SECRETS.sub(r"\1\2***", value)
+    return event
 
 
 def configure_logging(level: str) -> None:
@@ -75,6 +88,7 @@ def configure_logging(level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        redact,
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

@@ -24,6 +24,8 @@ COMMANDS = (
     "evaluate",
     "bench",
     "openapi",
+    "keys",
+    "simulate-scaling",
 )
 
 

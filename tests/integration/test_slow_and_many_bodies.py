@@ -7,7 +7,7 @@ from tests.integration.conftest import RunningApp, make_settings
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import workload_document
 
-HEAD = b"POST /place HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"POST /place HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture
