@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
+app.command("gpus-needed")(run.gpus_needed)
 app.command()(twin.simulate)
 app.command()(twin.validate)
 app.add_typer(keys.keys_app)
@@ -61,6 +62,7 @@ def _mistake(error: Exception) -> str | None:
 
     from models.errors import ModelsError  # noqa: PLC0415
     from placer.errors import PlacerError  # noqa: PLC0415
+    from service.client import LoadmasterError  # noqa: PLC0415
     from service.errors import ServiceError  # noqa: PLC0415
     from twin.errors import TwinError  # noqa: PLC0415
 
@@ -68,7 +70,7 @@ def _mistake(error: Exception) -> str | None:
         first = error.errors(include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         return f"LOADMASTER_{name.removeprefix('LOADMASTER_')}: {first['msg']}"
-    ours = (ServiceError, TwinError, ModelsError, PlacerError)
+    ours = (ServiceError, LoadmasterError, TwinError, ModelsError, PlacerError)
     if isinstance(error, (*ours, OSError)):  # files that are missing, full disks, services that are away
         return str(error)
     if isinstance(error, (UnicodeDecodeError, csv.Error)):

@@ -25,6 +25,7 @@ COMMANDS = (
     "bench",
     "openapi",
     "keys",
+    "gpus-needed",
     "simulate-scaling",
 )
 
