@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.handlers.bodies import problems
-from service.schemas import ProblemSchema, SimulateRequest, WorkloadSchema
+from service.schemas import ColumnarWorkloadSchema, ProblemSchema, SimulateRequest, WorkloadSchema
 from service.schemas_fleet import RatesRequest
 from service.services.guard import access_of
 
@@ -55,7 +55,8 @@ def _describe_security(document: dict[str, Any]) -> None:
 
 def _own_schemas() -> dict[str, Any]:
     models = [
-        (model, "validation") for model in (WorkloadSchema, RatesRequest, SimulateRequest, ProblemSchema)
+        (model, "validation")
+        for model in (WorkloadSchema, ColumnarWorkloadSchema, RatesRequest, SimulateRequest, ProblemSchema)
     ]
     _, document = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return document["$defs"]

@@ -18,6 +18,7 @@ import uvloop
 from service.app import create_app
 from service.errors import UsageError
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
+from service.protocol import GuardedProtocol
 from service.storage.embedded import spawn_store, start_store, store_url
 from service.storage.keys import KeyFile
 
@@ -94,7 +95,7 @@ def _spawn_worker(settings: Settings) -> subprocess.Popen[bytes]:
 def _server(settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(settings),
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         log_config=None,
         access_log=False,

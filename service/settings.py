@@ -40,6 +40,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Longer bodies answer 413.")
     max_held_bytes: int = Field(default=256 * 2**20, ge=1024, description="Of all bodies at a time.")
+    max_json_values: int = Field(default=1_000_000, ge=1000, description="In one body; more answer 422.")
     max_adapters: int = Field(default=20_000, ge=1, description="Adapters in one workload at most.")
     body_deadline_s: float = Field(default=15.0, gt=0, description="A body must have arrived by then.")
     place_threads: int = Field(default_factory=_num_cores, ge=1, description="Placements at a time.")

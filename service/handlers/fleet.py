@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
-from service.schemas import GpusNeededSchema, PlanSchema, WorkloadSchema
+from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema
 from service.schemas_fleet import InForceListSchema, InForceSchema, RatesRequest
 
 router = APIRouter(tags=["fleet"])
@@ -36,7 +36,7 @@ WRITING_PROBLEMS = problems(
 @router.put(
     "/workload",
     summary="Put a workload in force and answer its plan.",
-    openapi_extra=describe_body(WorkloadSchema),
+    openapi_extra=describe_body(WorkloadSchema, ColumnarWorkloadSchema),
     responses={200: {"model": PlanSchema}} | WRITING_PROBLEMS,
 )
 async def put_workload(request: Request) -> Response:
@@ -71,7 +71,8 @@ async def patch_workload(
 @router.get(
     "/workload",
     summary="The workload in force, as it was put, with the rates of now.",
-    responses={200: {"model": WorkloadSchema}} | problems(s422=AMBIGUOUS, s503=NONE_IN_FORCE),
+    responses={200: {"model": WorkloadSchema | ColumnarWorkloadSchema}}
+    | problems(s422=AMBIGUOUS, s503=NONE_IN_FORCE),
 )
 async def get_workload(
     request: Request, base_model: BaseModelQuery = None, gpu_type: GpuTypeQuery = None

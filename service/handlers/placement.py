@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services
-from service.schemas import PlanSchema, WorkloadSchema
+from service.schemas import ColumnarWorkloadSchema, PlanSchema, WorkloadSchema
 
 router = APIRouter(tags=["placement"])
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["placement"])
 @router.post(
     "/place",
     summary="Plan a workload: how many GPUs, which adapter where, with which flags.",
-    openapi_extra=describe_body(WorkloadSchema),
+    openapi_extra=describe_body(WorkloadSchema, ColumnarWorkloadSchema),
     responses={200: {"model": PlanSchema}}
     | problems(
         s408="The body did not arrive in time",

@@ -16,11 +16,12 @@ from placer.problem import PlacementProblem
 from placer.verify import replay
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
-from service.schemas import OptionsSchema, WorkloadSchema
-from service.services.limits import check_size
+from service.reading import read_workload
+from service.schemas import OptionsSchema
 
 if TYPE_CHECKING:
     from placer.placement import GpuPlan, Placement
+    from service.reading import WorkloadRequest
     from service.services.catalog import Catalog
     from service.settings import Settings
 
@@ -57,8 +58,7 @@ class PlacementService:
         ServiceError, InvalidInputError, InvalidProblemError
             Naming the field.
         """
-        request = WorkloadSchema.parse(document)
-        check_size(request, self._settings)
+        request = read_workload(document, self._settings)
         problem = self._problem(request)
         if request.options.verify:
             _check_verifiable(problem, self._settings)
@@ -74,12 +74,14 @@ class PlacementService:
             verification=verification,
         )
 
-    def _problem(self, request: WorkloadSchema) -> PlacementProblem:
-        target = self._catalog.find(gpu_type=request.gpu_type, base_model=request.base_model)
+    def _problem(self, request: WorkloadRequest) -> PlacementProblem:
+        target = self._catalog.find(
+            gpu_type=request.workload.gpu_type, base_model=request.workload.base_model
+        )
         options = request.options
         try:
             return PlacementProblem(
-                workload=request.to_domain(),
+                workload=request.workload,
                 calibration=target.calibration,
                 surrogate=target.surrogate,
                 objective=options.objective,

@@ -22,10 +22,13 @@ def with_rates(document: bytes, request: RatesRequest) -> bytes:
     """
     value = orjson.loads(document)
     missing = dict(request.rates)
-    for adapter in value["adapters"]:
-        rate_rps = missing.pop(adapter["id"], None)
-        if rate_rps is not None:
-            adapter["rate_rps"] = rate_rps
+    adapters = value["adapters"]
+    if isinstance(adapters, dict):
+        rates = zip(adapters["id"], adapters["rate_rps"], strict=True)
+        adapters["rate_rps"] = [missing.pop(name, rate_rps) for name, rate_rps in rates]
+    else:
+        for adapter in adapters:
+            adapter["rate_rps"] = missing.pop(adapter["id"], adapter["rate_rps"])
     if missing:
         raise InvalidRequestError(
             "names no adapter of the workload in force", field=f"rates.{next(iter(missing))}"

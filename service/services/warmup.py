@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from service.structure import check_structure
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.domain import Adapter, ServerConfig, Workload
 from twin.simulate import simulate
@@ -28,7 +29,8 @@ def warm_twin() -> None:
 
 
 def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
-    """Answer one small placement, verified, for each target."""
+    """Answer one small placement, verified, for each target; look once at a text's structure."""
+    check_structure(b"{}", max_values=2)
     for target in catalog.targets.values():
         adapters = [
             {
