@@ -20,6 +20,7 @@ from service.observability import LOOP_ERRORS, ObservabilityMiddleware
 from service.openapi import openapi_document
 from service.security import SecurityMiddleware
 from service.services.clock import Clock
+from service.services.gauges import show_build
 from service.services.guard import Guard
 from service.services.warmup import warm_placement
 from service.storage.audit import AuditLog
@@ -87,6 +88,7 @@ async def _live(services: Services) -> None:
     except Exception:
         log.exception("warm_up_failed")  # readiness stays red
         return
+    show_build(context.catalog)
     await services.fleet.try_refresh()
     _calm_the_collector()
     context.ready.set()

@@ -57,6 +57,15 @@ STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was a
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
 )
+BUILD_INFO = Gauge(
+    "loadmaster_build_info", "1.", ("version", "python_version", "twin_version"), registry=REGISTRY
+)
+SURROGATE_INFO = Gauge(
+    "loadmaster_surrogate_info",
+    "1 for each surrogate that plans.",
+    ("calibration_id", "surrogate_version"),
+    registry=REGISTRY,
+)
 AUDIT_FAILURES = Counter(
     "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
 )

@@ -303,6 +303,7 @@ class JobSchema(BaseModel):
 
     job_id: str
     kind: str
+    request_id: str | None = Field(description="Of the request that queued it; the logs carry it.")
     state: Literal["queued", "started", "finished", "failed"]
     created_at: datetime | None
     started_at: datetime | None

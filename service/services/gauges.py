@@ -1,18 +1,38 @@
-"""The plans in force as Prometheus gauges."""
+"""The plans in force, and what made them, as Prometheus gauges."""
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from service.observability import GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_RISK, PLAN_UNPLACED
+from service.observability import (
+    BUILD_INFO,
+    GPUS_NEEDED,
+    PLAN_AGE,
+    PLAN_GAP,
+    PLAN_GPUS,
+    PLAN_RISK,
+    PLAN_UNPLACED,
+    SURROGATE_INFO,
+)
+from twin.simulate import TWIN_VERSION
 
 if TYPE_CHECKING:
+    from service.services.catalog import Catalog
     from service.services.clock import Clock
     from service.services.in_force import PlanInForce
     from service.settings import Settings
     from service.storage.workloads import FleetKey
 
 BY_FLEET = (GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_RISK, PLAN_UNPLACED)
+
+
+def show_build(catalog: Catalog) -> None:
+    """Set what this process is made of."""
+    BUILD_INFO.labels(version("loadmaster"), platform.python_version(), TWIN_VERSION).set(1)
+    for calibration_id, target in catalog.targets.items():
+        SURROGATE_INFO.labels(calibration_id, target.surrogate.version).set(1)
 
 
 def show_plan(current: PlanInForce, clock: Clock, settings: Settings) -> None:
