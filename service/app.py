@@ -16,9 +16,15 @@ from service.factory import build_services
 from service.handlers import docs, fleet, health, jobs, placement
 from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
-from service.observability import ObservabilityMiddleware
+from service.observability import LOOP_ERRORS, ObservabilityMiddleware
 from service.openapi import openapi_document
+from service.security import SecurityMiddleware
+from service.services.clock import Clock
+from service.services.gauges import show_build
+from service.services.guard import Guard
 from service.services.warmup import warm_placement
+from service.storage.audit import AuditLog
+from service.storage.keys import KeyFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,21 +41,26 @@ DESCRIPTION = (
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """Return the application; calibrations, threads and connections come with its start."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = build_services(build_context(settings))
+        app.state.clock = clock or Clock()
+        app.state.guard = Guard(settings, KeyFile(settings.keys_path), app.state.clock)
+        services = build_services(build_context(settings), app.state.clock)
         app.state.services = services
+        app.state.audit = AuditLog(settings.audit_path)
         app.state.bodies = BodyReader(settings)
         life = asyncio.create_task(_live(services))
+        keys = asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s))
         try:
             yield
         finally:
-            life.cancel()
-            with suppress(asyncio.CancelledError):
-                await life
+            for task in (life, keys):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             services.context.close()
 
     app = FastAPI(
@@ -63,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (placement, fleet, jobs, health, docs):
         app.include_router(module.router)
     install_problem_handlers(app)
+    app.add_middleware(SecurityMiddleware)
     app.add_middleware(ObservabilityMiddleware)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
@@ -76,11 +88,22 @@ async def _live(services: Services) -> None:
     except Exception:
         log.exception("warm_up_failed")  # readiness stays red
         return
+    show_build(context.catalog)
     await services.fleet.try_refresh()
     _calm_the_collector()
     context.ready.set()
     log.info("ready", calibrations=sorted(context.catalog.targets))
     await services.fleet.keep_fresh()
+
+
+async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await asyncio.to_thread(guard.refresh)
+        except Exception:
+            LOOP_ERRORS.labels("keys").inc()
+            log.exception("keys_refresh_failed")
 
 
 def _calm_the_collector() -> None:

@@ -48,8 +48,10 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     connection = _connect(url)
     figures: dict[str, dict[str, float]] = {}
     for name, num_adapters, num_requests in CASES:
-        body = orjson.dumps(bench_workload(num_adapters))
-        figures[name] = _measure(connection, "POST", "/place", body, num_requests)
+        document = bench_workload(num_adapters)
+        figures[name] = _measure(connection, "POST", "/place", orjson.dumps(document), num_requests)
+        body = orjson.dumps(by_columns(document))
+        figures[f"{name}_columns"] = _measure(connection, "POST", "/place", body, num_requests)
     _request(connection, "PUT", "/workload", orjson.dumps(bench_workload(1_000)))
     figures["gpus_needed"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
     connection.close()
@@ -83,6 +85,12 @@ def bench_workload(num_adapters: int) -> dict[str, Any]:
         for row in range(num_adapters)
     ]
     return {"base_model": "llama-3.1-8b-instruct", "gpu_type": "h100-64gb", "adapters": adapters}
+
+
+def by_columns(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the same workload by columns."""
+    rows = document["adapters"]
+    return document | {"adapters": {name: [row[name] for row in rows] for name in rows[0]}}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import paged, run, surrogate, twin
+from service.commands import keys, paged, run, scaling, surrogate, twin
 
 app = typer.Typer(
     name="loadmaster",
@@ -20,14 +20,17 @@ app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
 app.command("re-place")(run.re_place)
+app.command("gpus-needed")(run.gpus_needed)
 app.command()(twin.simulate)
 app.command()(twin.validate)
 app.command()(paged.simulate_paged)
 app.command()(paged.validate_paged)
+app.add_typer(keys.keys_app)
 app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)
 app.command()(surrogate.evaluate)
+app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
 app.command()(run.openapi)
 
@@ -62,6 +65,7 @@ def _mistake(error: Exception) -> str | None:
 
     from models.errors import ModelsError  # noqa: PLC0415
     from placer.errors import PlacerError  # noqa: PLC0415
+    from service.client import LoadmasterError  # noqa: PLC0415
     from service.errors import ServiceError  # noqa: PLC0415
     from twin.errors import TwinError  # noqa: PLC0415
 
@@ -69,7 +73,7 @@ def _mistake(error: Exception) -> str | None:
         first = error.errors(include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         return f"LOADMASTER_{name.removeprefix('LOADMASTER_')}: {first['msg']}"
-    ours = (ServiceError, TwinError, ModelsError, PlacerError)
+    ours = (ServiceError, LoadmasterError, TwinError, ModelsError, PlacerError)
     if isinstance(error, (*ours, OSError)):  # files that are missing, full disks, services that are away
         return str(error)
     if isinstance(error, (UnicodeDecodeError, csv.Error)):

@@ -61,12 +61,44 @@ class BodyTimeoutError(ServiceError):
     title = "The body did not arrive in time"
 
 
+class UnauthenticatedError(ServiceError):
+    """No valid API key came with the request."""
+
+    code = "unauthenticated"
+    status = 401
+    title = "An API key is needed"
+
+
+class ForbiddenError(ServiceError):
+    """The caller may not do this."""
+
+    code = "forbidden"
+    status = 403
+    title = "Not allowed"
+
+
+class RateLimitedError(ServiceError):
+    """A key asks more often than it may."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+
 class NotFoundError(ServiceError):
     """There is no such thing."""
 
     code = "not_found"
     status = 404
     title = "Not found"
+
+
+class ConflictError(ServiceError):
+    """Others change the same thing at the same time."""
+
+    code = "conflict"
+    status = 409
+    title = "The request conflicts with another"
 
 
 class OverloadedError(ServiceError):
@@ -111,6 +143,13 @@ class DataDirInUseError(ServiceError):
         super().__init__(
             f"{data_dir} is in use by another `loadmaster serve` (process {holder or 'unknown'})"
         )
+
+
+class KeyFileError(ServiceError):
+    """The file of API keys cannot be trusted or read."""
+
+    code = "key_file"
+    title = "The API keys cannot be read"
 
 
 class StoreStartError(ServiceError):

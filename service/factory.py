@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.services.clock import Clock
 from service.services.fleet import FleetService
 from service.services.placement import PlacementService
 from service.services.replacement import ReplacementService
@@ -30,8 +31,8 @@ class Services:
     workloads: WorkloadStore
 
 
-def build_services(context: ProcessContext) -> Services:
-    """Return the services of this process."""
+def build_services(context: ProcessContext, clock: Clock | None = None) -> Services:
+    """Return the services of this process; without a clock, the machine's."""
     settings = context.settings
     placements = PlacementService(context.catalog, settings)
     workloads = WorkloadStore(context.client)
@@ -45,6 +46,7 @@ def build_services(context: ProcessContext) -> Services:
             settings,
             placements,
             workloads,
+            clock or Clock(),
             place_pool=context.place_pool,
             store_pool=context.store_pool,
         ),

@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, merge_con
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from structlog.typing import EventDict
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -35,15 +36,23 @@ HELD_BODY_BYTES = Gauge("loadmaster_held_body_bytes", "Request bodies in memory.
 REFUSED = Counter(
     "loadmaster_refused_requests_total", "Answers with a problem.", ("code",), registry=REGISTRY
 )
-GPUS_NEEDED = Gauge(
-    "loadmaster_gpus_needed",
-    "GPUs of the plan in force.",
-    ("base_model", "gpu_type"),
+_FLEET = ("base_model", "gpu_type")
+GPUS_NEEDED = Gauge("loadmaster_gpus_needed", "GPUs to ask for.", _FLEET, registry=REGISTRY)
+PLAN_AGE = Gauge(
+    "loadmaster_plan_age_seconds",
+    "Since the plan was last known to be the workload's.",
+    _FLEET,
     registry=REGISTRY,
 )
-PLAN_AGE = Gauge(
-    "loadmaster_plan_age_seconds", "Since the plan was last known to be the workload's.", registry=REGISTRY
+PLAN_GPUS = Gauge("loadmaster_plan_gpus", "GPUs of the plan in force.", _FLEET, registry=REGISTRY)
+PLAN_GAP = Gauge("loadmaster_plan_gap_gpus", "Its GPUs above the lower bound.", _FLEET, registry=REGISTRY)
+PLAN_RISK = Gauge(
+    "loadmaster_plan_starvation_probability",
+    "The largest of its GPUs, as predicted.",
+    _FLEET,
+    registry=REGISTRY,
 )
+PLAN_UNPLACED = Gauge("loadmaster_plan_unplaced_adapters", "Without a GPU.", _FLEET, registry=REGISTRY)
 STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was answered.", registry=REGISTRY)
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
@@ -54,6 +63,18 @@ UNQUEUED_VERIFICATIONS = Counter(
     ("reason",),
     registry=REGISTRY,
 )
+BUILD_INFO = Gauge(
+    "loadmaster_build_info", "1.", ("version", "python_version", "twin_version"), registry=REGISTRY
+)
+SURROGATE_INFO = Gauge(
+    "loadmaster_surrogate_info",
+    "1 for each surrogate that plans.",
+    ("calibration_id", "surrogate_version"),
+    registry=REGISTRY,
+)
+AUDIT_FAILURES = Counter(
+    "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
+)
 CHILD_RESTARTS = Counter(
     "loadmaster_child_restarts_total",
     "Child processes that ended by themselves.",
@@ -61,8 +82,17 @@ CHILD_RESTARTS = Counter(
     registry=REGISTRY,
 )
 
+_SECRETS = re.compile(r"(lm_[0-9a-f]{12})_[A-Za-z0-9_-]+|(://)[^/@\s]*@")
 _SAFE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Strike API keys and passwords of URLs out of whatever is logged."""
+    for name, value in event.items():
+        if isinstance(value, str) and ("lm_" in value or "://" in value):
+            event[name] = _SECRETS.sub(r"\1\2***", value)
+    return event
 
 
 def configure_logging(level: str) -> None:
@@ -73,6 +103,7 @@ def configure_logging(level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        redact,
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service.schemas import ProblemSchema, ReplaceRequest, SimulateRequest, WorkloadSchema
+from service.handlers.bodies import problems
+from service.schemas import (
+    ColumnarWorkloadSchema,
+    ProblemSchema,
+    ReplaceRequest,
+    SimulateRequest,
+    WorkloadSchema,
+)
+from service.schemas_fleet import RatesRequest
+from service.services.guard import access_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,13 +36,40 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schemas[name] for name in sorted(schemas) if name not in REPLACED
         }
+        _describe_security(document)
         app.openapi_schema = document
     return app.openapi_schema
 
 
+def _describe_security(document: dict[str, Any]) -> None:
+    """Tell of the key, and of the problems that the layer before the routes answers."""
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key; none is needed without keys."}
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            scopes = sorted(access_of(method.upper(), path).scopes)
+            if scopes:
+                operation["security"] = [{"key": []}, {}]
+                refused = problems(
+                    s401="A key is needed",
+                    s403=f"The key lacks the scope {' or '.join(scopes)}; or, without keys, a foreign `Host`",
+                    s429="The key asks too often; see Retry-After",
+                )
+                operation["responses"] |= {str(status): answer for status, answer in refused.items()}
+
+
 def _own_schemas() -> dict[str, Any]:
     models = [
-        (model, "validation") for model in (WorkloadSchema, ReplaceRequest, SimulateRequest, ProblemSchema)
+        (model, "validation")
+        for model in (
+            WorkloadSchema,
+            ColumnarWorkloadSchema,
+            ReplaceRequest,
+            RatesRequest,
+            SimulateRequest,
+            ProblemSchema,
+        )
     ]
     _, document = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return document["$defs"]

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import sys
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ import uvloop
 from service.app import create_app
 from service.errors import UsageError
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
+from service.protocol import GuardedProtocol
 from service.storage.embedded import spawn_store, start_store, store_url
+from service.storage.keys import KeyFile
 
 if TYPE_CHECKING:
     import subprocess
@@ -92,7 +95,7 @@ def _spawn_worker(settings: Settings) -> subprocess.Popen[bytes]:
 def _server(settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(settings),
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -110,6 +113,10 @@ def _bind(settings: Settings) -> socket.socket:
     except OSError as error:
         raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
     address = ipaddress.ip_address(listener.getsockname()[0])
-    if not address.is_loopback:
-        log.warning("open_to_the_network", address=str(address), hint="there is no authentication yet")
+    if not address.is_loopback and not KeyFile(settings.keys_path).load().has_active(time.time()):
+        listener.close()
+        raise UsageError(
+            f"{address} is open to the network and there is no API key: make one with "
+            "`loadmaster keys create NAME --scope ops`, or listen on 127.0.0.1"
+        )
     return listener

@@ -29,10 +29,18 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("LOADMASTER_REDIS_URL", "REDIS_URL"),
         description="A Redis or Valkey to use; without it `serve` starts its own.",
     )
+    keys_file: Path | None = Field(default=None, description="API keys; `keys.json` of the data directory.")
+    key_refresh_s: float = Field(default=1.0, gt=0, description="How often the keys are read again.")
+    key_rate_rps: float = Field(default=100.0, gt=0, description="Requests a second of one key; more: 429.")
+    key_burst: int = Field(default=200, ge=1, description="Requests of one key at once.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Host names, besides this machine's own, answered while there is no key."
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Longer bodies answer 413.")
     max_held_bytes: int = Field(default=256 * 2**20, ge=1024, description="Of all bodies at a time.")
+    max_json_values: int = Field(default=1_000_000, ge=1000, description="In one body; more answer 422.")
     max_adapters: int = Field(default=20_000, ge=1, description="Adapters in one workload at most.")
     body_deadline_s: float = Field(default=15.0, gt=0, description="A body must have arrived by then.")
     place_threads: int = Field(default_factory=_num_cores, ge=1, description="Placements at a time.")
@@ -49,6 +57,12 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=2.0, gt=0, description="Longest wait for the store.")
     refresh_interval_s: float = Field(default=5.0, gt=0, description="How often the workload is re-read.")
     stale_after_s: float = Field(default=30.0, gt=0, description="Unconfirmed for longer is `stale`.")
+    scale_down_window_s: float = Field(
+        default=600.0, ge=0, le=86_400, description="`gpus_needed` falls to the largest number of it."
+    )
+    rate_noise: float = Field(
+        default=0.2, ge=0, le=1, description="It falls once fewer GPUs hold at rates higher by this share."
+    )
 
     worker_ttl_s: int = Field(default=20, ge=16, description="RQ's `worker_ttl`.")
     job_heartbeat_s: int = Field(default=20, ge=4, description="A job silent for longer is run again.")
@@ -58,6 +72,16 @@ class Settings(BaseSettings):
     result_ttl_s: int = Field(default=86_400, ge=60, description="How long reports and failures are kept.")
     max_queued_jobs: int = Field(default=1000, ge=1, description="More waiting jobs answer 503.")
     max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the API keys are."""
+        return self.keys_file or self.data_dir / "keys.json"
+
+    @property
+    def audit_path(self) -> Path:
+        """Where acts that change what is in force are recorded."""
+        return self.data_dir / "audit.log"
 
     @property
     def store_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +42,13 @@ def worker() -> None:
     run_worker(settings)
 
 
-def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (the flag's name)
+Url = Annotated[
+    str | None,
+    typer.Option(help="Ask the service there, with the key of LOADMASTER_KEY.", show_default=False),
+]
+
+
+def place(workload: WorkloadFile, url: Url = None, json: Json = False) -> None:  # noqa: FBT002 (the flag's name)
     """Plan a workload: the answer of POST /place."""
     import orjson  # noqa: PLC0415
 
@@ -52,7 +59,11 @@ def place(workload: WorkloadFile, json: Json = False) -> None:  # noqa: FBT002 (
     settings = _settings()
     configure_logging(settings.log_level)
     document = read_input(workload)
-    answer = PlacementService(load_catalog(), settings).answer(document)
+    if url is None:
+        answer = PlacementService(load_catalog(), settings).answer(document)
+    else:
+        with _client(url) as client:
+            answer = client.place(document).model_dump_json().encode()
     if json:
         sys.stdout.buffer.write(answer + b"\n")
         return
@@ -93,6 +104,26 @@ def re_place(
     )
     for row in plan["unmended"]:
         typer.echo(f"not mended: GPU {row['gpu']}: {row['reason']}")
+
+
+def gpus_needed(
+    url: Annotated[str, typer.Option(help="Where the service is.")] = "http://127.0.0.1:8080",
+    base_model: Annotated[str | None, typer.Option(help="Needed where several are in force.")] = None,
+    gpu_type: Annotated[str | None, typer.Option(help="Needed where several are in force.")] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Ask a running service how many GPUs to run: the answer of GET /gpus-needed."""
+    which = {"base_model": base_model, "gpu_type": gpu_type}
+    with _client(url) as client:
+        answer = client.gpus_needed(**{name: value for name, value in which.items() if value is not None})
+    told = answer.model_dump_json() if json else f"{answer.gpus_needed} GPUs: {answer.reason}"
+    sys.stdout.write(told + "\n")
+
+
+def _client(url: str) -> Any:
+    from service.client import Client  # noqa: PLC0415
+
+    return Client(url, key=os.environ.get("LOADMASTER_KEY"))
 
 
 class BenchPart(StrEnum):

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from service.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError
 from service.observability import HELD_BODY_BYTES
 from service.schemas import ProblemSchema
+from service.structure import SMALL_BYTES, check_structure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,9 +37,10 @@ class BodyReader:
 
         Raises
         ------
-        BodyTooLargeError, BodyTimeoutError, OverloadedError
+        BodyTooLargeError, BodyTimeoutError, InvalidRequestError, OverloadedError
             It is longer than `max_body_bytes` (whatever the headers say), not complete after
-            `body_deadline_s`, or the bodies held together would exceed `max_held_bytes`.
+            `body_deadline_s`, made of more than `max_json_values`,
+            or the bodies held together would exceed `max_held_bytes`.
         """
         limit = self._settings.max_body_bytes
         announced = request.headers.get("content-length", "0")
@@ -47,7 +49,10 @@ class BodyReader:
         body = bytearray()
         try:
             await self._fill(body, request)
-            yield bytes(body)
+            document = bytes(body)
+            if len(document) > SMALL_BYTES:
+                await asyncio.to_thread(check_structure, document, self._settings.max_json_values)
+            yield document
         finally:
             self._hold(-len(body))
 
@@ -80,9 +85,10 @@ def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"must be at most {limit} bytes", field="body")
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI of a route whose handler reads the body itself."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+def describe_body(*models: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI of a route whose handler reads the body itself: one of some models."""
+    references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+    schema = {"anyOf": references} if len(references) > 1 else references[0]
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 

@@ -8,7 +8,14 @@ from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
-from service.schemas import DeltaSchema, PlanOutcomeSchema, PlanSchema, ReplaceRequest, WorkloadSchema
+from service.schemas import (
+    ColumnarWorkloadSchema,
+    DeltaSchema,
+    PlanOutcomeSchema,
+    PlanSchema,
+    ReplaceRequest,
+    WorkloadSchema,
+)
 
 router = APIRouter(tags=["placement"])
 
@@ -23,7 +30,7 @@ PLACING_PROBLEMS = problems(
 @router.post(
     "/place",
     summary="Plan a workload: how many GPUs, which adapter where, with which flags.",
-    openapi_extra=describe_body(WorkloadSchema),
+    openapi_extra=describe_body(WorkloadSchema, ColumnarWorkloadSchema),
     responses={200: {"model": PlanSchema}} | PLACING_PROBLEMS,
 )
 async def place(request: Request) -> Response:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from placer.errors import InvalidProblemError
-from service.errors import BodyTimeoutError, InvalidRequestError, ServiceError
+from service.errors import BodyTimeoutError, InvalidRequestError, ServiceError, UnauthenticatedError
 from service.handlers.bodies import PROBLEM_JSON
 from service.observability import REFUSED
 from service.schemas import ProblemSchema, field_path
@@ -59,6 +59,8 @@ def problem_response(error: ServiceError) -> Response:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BodyTimeoutError):
         headers["Connection"] = "close"  # the rest of the body is not waited for
     return _response(error.code, error.title, error.status, error.detail, error.field, headers)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from service.schemas import WorkloadSchema
     from service.settings import Settings
 
 
-def check_size(request: WorkloadSchema, settings: Settings, field: str = "adapters") -> None:
+def check_size(num_adapters: int, settings: Settings, field: str = "adapters") -> None:
     """Refuse a workload with more adapters than this installation takes.
 
     Raises
@@ -19,7 +18,7 @@ def check_size(request: WorkloadSchema, settings: Settings, field: str = "adapte
     InvalidRequestError
         Naming `field`.
     """
-    if len(request.adapters) > settings.max_adapters:
+    if num_adapters > settings.max_adapters:
         raise InvalidRequestError(
-            f"must hold at most {settings.max_adapters} adapters, got {len(request.adapters)}", field=field
+            f"must hold at most {settings.max_adapters} adapters, got {num_adapters}", field=field
         )

@@ -16,12 +16,13 @@ from placer.problem import PlacementProblem
 from placer.verify import HORIZON_S, verify
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
-from service.schemas import OptionsSchema, WorkloadSchema
-from service.services.limits import check_size
+from service.reading import read_workload
+from service.schemas import OptionsSchema
 
 if TYPE_CHECKING:
     from placer.placement import GpuPlan, Placement
     from placer.verify import Verification
+    from service.reading import WorkloadRequest
     from service.services.catalog import Catalog
     from service.settings import Settings
 
@@ -62,8 +63,7 @@ class PlacementService:
         ServiceError, InvalidInputError, InvalidProblemError
             Naming the field.
         """
-        request = WorkloadSchema.parse(document)
-        check_size(request, self._settings)
+        request = read_workload(document, self._settings)
         if request.options.max_moves is not None:
             raise InvalidRequestError("is an option of POST /re-place only", field="options.max_moves")
         problem = self.problem_of(request)
@@ -98,7 +98,7 @@ class PlacementService:
         )
         return checked.placement, verification_document(checked)
 
-    def problem_of(self, request: WorkloadSchema) -> PlacementProblem:
+    def problem_of(self, request: WorkloadRequest) -> PlacementProblem:
         """Return what a workload document asks for.
 
         Raises
@@ -106,11 +106,12 @@ class PlacementService:
         InvalidRequestError, InvalidInputError
             Naming the field.
         """
-        target = self._catalog.find(gpu_type=request.gpu_type, base_model=request.base_model)
+        workload = request.workload
+        target = self._catalog.find(gpu_type=workload.gpu_type, base_model=workload.base_model)
         options = request.options
         try:
             return PlacementProblem(
-                workload=request.to_domain(),
+                workload=request.workload,
                 calibration=target.calibration,
                 surrogate=target.surrogate,
                 objective=options.objective,

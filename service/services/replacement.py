@@ -9,6 +9,7 @@ import orjson
 from placer.delta import RunningGpu, re_place
 from placer.errors import InvalidProblemError
 from service.errors import InvalidRequestError
+from service.reading import WorkloadRequest
 from service.schemas import ReplaceRequest
 from service.services.limits import check_size
 from service.services.placement import NOT_ASKED, Plan, plan_document, plan_id_of
@@ -35,10 +36,12 @@ class ReplacementService:
             Naming the field.
         """
         request = ReplaceRequest.parse(document)
-        check_size(request, self._settings)
+        check_size(len(request.adapters), self._settings)
         if request.options.verify:
             raise InvalidRequestError("is an option of POST /place only", field="options.verify")
-        problem = self._placements.problem_of(request)
+        problem = self._placements.problem_of(
+            WorkloadRequest(workload=request.to_domain(), options=request.options)
+        )
         current = running_gpus(request)
         try:
             delta = re_place(problem, current, request.options.max_moves)

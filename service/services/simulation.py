@@ -40,7 +40,7 @@ class SimulationService:
             Naming the field; nothing that cannot run is queued.
         """
         request = parse(SimulateRequest, document)
-        check_size(request.workload, self._settings, "workload.adapters")
+        check_size(len(request.workload.adapters), self._settings, "workload.adapters")
         calibration = self._calibration(request)
         try:
             workload = request.workload.to_domain()

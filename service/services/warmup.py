@@ -8,6 +8,7 @@ import orjson
 
 from placer.delta import re_place
 from placer.packing import compile_search
+from service.structure import check_structure
 from twin.calibration import load_calibration, shipped_calibration_ids
 from twin.domain import Adapter, ServerConfig, Workload
 from twin.simulate import simulate
@@ -40,7 +41,11 @@ def warm_twin() -> None:
 
 
 def warm_placement(catalog: Catalog, placements: PlacementService) -> None:
-    """Make one small plan, verified, search for a better one and re-place it, for each target."""
+    """Make one small plan, verified, search for a better one and re-place it, for each target.
+
+    Looks once at a text's structure too.
+    """
+    check_structure(b"{}", max_values=2)
     for target in catalog.targets.values():
         adapters = [
             {

@@ -13,6 +13,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
+from structlog.contextvars import get_contextvars
 
 from service.errors import NotFoundError, OverloadedError
 from service.storage.connection import store_call
@@ -75,10 +76,14 @@ class TwinQueue(Queue):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """A job as its users see it; `report` is there once it finished, `error` once it failed."""
+    """A job as its users see it; `report` is there once it finished, `error` once it failed.
+
+    `request_id` is that of the request which queued it; the worker's log lines carry it too.
+    """
 
     job_id: str
     kind: str
+    request_id: str | None
     state: JobState
     created_at: datetime | None
     started_at: datetime | None
@@ -148,7 +153,7 @@ class JobStore:
             job_id=job_id,
             unique=True,
             description=f"{kind} {job_id}",
-            meta={"kind": kind},
+            meta={"kind": kind, "request_id": get_contextvars().get("request_id")},
             timeout=settings.job_timeout_s,
             result_ttl=settings.result_ttl_s,
             failure_ttl=settings.result_ttl_s,
@@ -190,6 +195,7 @@ def _record(job: Job, *, with_report: bool = True) -> JobRecord:
     return JobRecord(
         job_id=job.id,
         kind=str(job.meta.get("kind", "unknown")),
+        request_id=job.meta.get("request_id"),
         state=state,
         created_at=job.created_at,
         started_at=job.started_at,

@@ -12,6 +12,7 @@ import redis
 import structlog
 from rq import Worker
 from rq.serializers import JSONSerializer
+from structlog.contextvars import bind_contextvars
 
 from service.services.warmup import warm_twin
 from service.storage.connection import connect
@@ -46,6 +47,7 @@ class TwinWorker(Worker):
     def main_work_horse(self, job: Job, queue: Queue) -> NoReturn:
         """Run the job in the forked child, tied to this worker's life."""
         die_with_parent(self.pid or 0)
+        bind_contextvars(job_id=job.id, request_id=job.meta.get("request_id"))
         super().main_work_horse(job, queue)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:

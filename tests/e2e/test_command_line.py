@@ -27,6 +27,9 @@ COMMANDS = (
     "evaluate",
     "bench",
     "openapi",
+    "keys",
+    "gpus-needed",
+    "simulate-scaling",
 )
 
 

@@ -9,6 +9,7 @@ import uvicorn
 
 from service.app import create_app
 from service.process import stop
+from service.protocol import GuardedProtocol
 from service.settings import Settings
 from service.storage.embedded import start_store
 from tests.support.service_process import START_S
@@ -25,9 +26,11 @@ def make_settings(data_dir, **changes):
 class RunningApp:
     """The application behind uvicorn in a thread, and a client that speaks to it over loopback."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, clock=None):
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, http="httptools"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(create_app(settings, clock), log_config=None, http=GuardedProtocol)
+        )
         # A daemon: an application that does not stop fails its test and does not keep pytest from ending.
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True

@@ -2,10 +2,11 @@ import pytest
 
 from service.process import stop
 from service.schemas import GpusNeededSchema
+from service.services.clock import Clock
 from service.storage.embedded import start_store
 from tests.integration.conftest import RunningApp, make_settings
 from tests.support.waiting import wait_until
-from tests.support.workload_documents import adapter_document, workload_document
+from tests.support.workload_documents import LLAMA, QWEN, adapter_document, workload_document
 
 
 @pytest.fixture
@@ -15,8 +16,8 @@ def fleet(tmp_path):
     processes = [start_store(tmp_path / "store")]
 
     class Fleet:
-        def client(self):
-            running.append(RunningApp(make_settings(tmp_path)))
+        def client(self, clock=None):
+            running.append(RunningApp(make_settings(tmp_path, rate_noise=0, scale_down_window_s=300), clock))
             return running[-1].client
 
         def stop_store(self):
@@ -32,8 +33,27 @@ def fleet(tmp_path):
         stop(process, 20)
 
 
-def needed(client):
-    return GpusNeededSchema.model_validate_json(client.get("/gpus-needed").content)
+class HandClock:
+    """A clock that moves when told."""
+
+    def __init__(self):
+        self.now_s = 1e9
+
+    def as_clock(self):
+        return Clock(monotonic_s=lambda: self.now_s, wall_s=lambda: self.now_s)
+
+
+def needed(client, **which):
+    return GpusNeededSchema.model_validate_json(client.get("/gpus-needed", params=which).content)
+
+
+def heavy(num_adapters=192, **changes):
+    adapters = [adapter_document(number, rate_rps=0.4) for number in range(num_adapters)]
+    return workload_document(adapters=adapters) | changes
+
+
+HEAVY_RATES = {"rates": {f"adapter-{number}": 0.4 for number in range(192)}}
+LIGHT_RATES = {"rates": {f"adapter-{number}": 0.01 for number in range(192)}}
 
 
 def test_without_a_workload_there_is_no_number(fleet):
@@ -96,3 +116,109 @@ def test_a_workload_that_no_gpu_can_serve_gets_no_number(fleet):
     answer = client.get("/gpus-needed")
     assert answer.status_code == 503
     assert answer.json()["field"] == "adapters"
+
+
+def test_the_number_rises_at_once_and_falls_after_the_window(fleet):
+    hand = HandClock()
+    client = fleet.client(hand.as_clock())
+    low = client.put("/workload", json=workload_document(192)).json()["num_gpus"]
+    high = client.patch("/workload", json=HEAVY_RATES).json()["num_gpus"]
+    assert needed(client).gpus_needed == high > low
+    fallen = client.patch("/workload", json=LIGHT_RATES).json()["num_gpus"]
+    hand.now_s += 299
+    answer = needed(client)
+    assert (answer.gpus_needed, answer.raw) == (high, fallen)
+    assert f"{high} are kept" in answer.reason
+    hand.now_s += 1
+    assert needed(client).gpus_needed == fallen
+
+
+def test_the_window_outlives_the_process(fleet):
+    hand = HandClock()
+    first = fleet.client(hand.as_clock())
+    high = first.put("/workload", json=heavy()).json()["num_gpus"]
+    first.patch("/workload", json=LIGHT_RATES)
+    second = fleet.client(hand.as_clock())
+    wait_until(lambda: second.get("/plan").status_code == 200, timeout_s=10, what="the second process's plan")
+    assert needed(second).gpus_needed == high > needed(second).raw
+    hand.now_s += 300
+    assert needed(second).gpus_needed == needed(second).raw
+
+
+def test_rates_alone_may_change_and_the_rest_stays(fleet):
+    client = fleet.client()
+    client.put("/workload", json=workload_document(3))
+    client.patch("/workload", json={"rates": {"adapter-1": 0.7}})
+    expected = workload_document(3)
+    expected["adapters"][1]["rate_rps"] = 0.7
+    assert client.get("/workload").json() == expected
+    again = client.post("/place", json=expected).json()
+    assert client.get("/plan").json()["gpus"] == again["gpus"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "field"),
+    [
+        ({"nobody": 1.0}, "rates.nobody"),
+        ({"adapter-0": 0}, "rates.adapter-0"),
+        ({"adapter-0": True}, "rates.adapter-0"),
+        ({"adapter-0": "1"}, "rates.adapter-0"),
+        ({"adapter-0": 1e300}, "rates.adapter-0"),
+        ({}, "rates"),
+        ([], "rates"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused_by_name_and_nothing_changes(fleet, rates, field):
+    client = fleet.client()
+    client.put("/workload", json=workload_document(3))
+    answer = client.patch("/workload", json={"rates": rates})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert client.get("/workload").json() == workload_document(3)
+
+
+def test_workloads_of_several_base_models_are_in_force_side_by_side(fleet):
+    client = fleet.client()
+    assert client.patch("/workload", json=LIGHT_RATES).status_code == 503
+    llama = client.put("/workload", json=heavy()).json()
+    qwen = client.put("/workload", json=workload_document(3, base_model=QWEN)).json()
+    assert client.get("/plan", params={"base_model": LLAMA}).json() == llama
+    assert needed(client, base_model=QWEN).gpus_needed == qwen["num_gpus"] < llama["num_gpus"]
+    listed = client.get("/workloads").json()["workloads"]
+    assert [row["base_model"] for row in listed] == [LLAMA, QWEN]
+    for answer in (client.get("/gpus-needed"), client.get("/plan"), client.delete("/workload")):
+        assert (answer.status_code, answer.json()["field"]) == (422, "base_model")
+    assert client.get("/gpus-needed", params={"base_model": "gpt-5"}).status_code == 503
+    text = client.get("/metrics").text
+    number = float(llama["num_gpus"])
+    assert f'loadmaster_gpus_needed{{base_model="{LLAMA}",gpu_type="h100-64gb"}} {number}' in text
+
+
+def test_a_withdrawn_workload_is_forgotten_everywhere(fleet):
+    first, second = fleet.client(), fleet.client()
+    first.put("/workload", json=workload_document(3))
+    wait_until(lambda: second.get("/plan").status_code == 200, timeout_s=10, what="the second process's plan")
+    assert first.delete("/workload").status_code == 204
+    wait_until(lambda: second.get("/plan").status_code == 503, timeout_s=10, what="forgetting")
+    for client in (first, second):
+        assert client.get("/gpus-needed").status_code == 503
+    assert second.put("/workload", json=workload_document(3)).status_code == 200
+
+
+def test_a_process_that_missed_a_write_writes_after_it_and_none_is_lost(fleet):
+    first, second = fleet.client(), fleet.client()
+    first.put("/workload", json=workload_document(12))
+    wait_until(lambda: second.get("/plan").status_code == 200, timeout_s=10, what="the second process's plan")
+    for number in range(12):
+        client = (first, second)[number % 2]
+        answer = client.patch("/workload", json={"rates": {f"adapter-{number}": 0.3}})
+        assert answer.status_code == 200
+    assert {row["rate_rps"] for row in client.get("/workload").json()["adapters"]} == {0.3}
+
+
+def test_a_number_once_known_stands_when_nothing_can_be_served(fleet):
+    client = fleet.client()
+    before = client.put("/workload", json=heavy()).json()["num_gpus"]
+    client.put("/workload", json=workload_document(adapters=[adapter_document(0, rate_rps=100_000)]))
+    answer = needed(client)
+    assert (answer.gpus_needed, answer.raw, answer.feasible) == (before, None, False)
+    assert "stands" in answer.reason

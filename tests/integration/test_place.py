@@ -1,7 +1,12 @@
 import pytest
 
 from service.schemas import PlanSchema
-from tests.support.workload_documents import LLAMA_CALIBRATION, adapter_document, workload_document
+from tests.support.workload_documents import (
+    LLAMA_CALIBRATION,
+    adapter_document,
+    simulation_document,
+    workload_document,
+)
 
 
 def test_a_plan_has_every_adapter_once_and_fits_the_contract(client):
@@ -81,3 +86,15 @@ def test_metrics_count_a_request_under_its_route(client):
 def test_a_request_id_is_kept_when_it_is_safe_and_replaced_when_not(client):
     assert client.get("/livez", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert client.get("/livez", headers={"x-request-id": 'a" b'}).headers["x-request-id"] != 'a" b'
+
+
+def test_a_job_carries_the_id_of_its_request(client):
+    answer = client.post("/simulate", json=simulation_document(seed=31), headers={"x-request-id": "asked-1"})
+    assert answer.json()["request_id"] == "asked-1"
+    assert client.get(answer.headers["location"]).json()["request_id"] == "asked-1"
+
+
+def test_metrics_tell_what_answers(client):
+    text = client.get("/metrics").text
+    assert 'loadmaster_build_info{python_version="' in text
+    assert f'loadmaster_surrogate_info{{calibration_id="{LLAMA_CALIBRATION}"' in text

@@ -1,6 +1,7 @@
 """Workloads as JSON values, as users send them."""
 
 LLAMA = "llama-3.1-8b-instruct"
+QWEN = "qwen-2.5-7b-instruct"
 LLAMA_CALIBRATION = "h100-64gb/llama-3.1-8b-instruct/vllm-0.8.5"
 
 

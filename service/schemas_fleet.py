@@ -1,0 +1,74 @@
+"""What crosses the border about the workloads in force, beside the workload itself."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 (pydantic reads the annotations)
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import InvalidRequestError
+from service.schemas import MAX_SHOWN, Border, parse
+from twin.domain import MAX_RATE_RPS
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+class RatesRequest(Border):
+    """New rates of some adapters, by id; everything else of the workload in force stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"rates": {"a1": 0.25, "a2": 0.05}}]})
+
+    rates: dict[str, Any] = Field(
+        min_length=1,
+        json_schema_extra={
+            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_RATE_RPS}
+        },
+    )
+
+    @classmethod
+    def read(cls, document: bytes, settings: Settings) -> RatesRequest:
+        """Return the rates that a JSON text holds.
+
+        Raises
+        ------
+        MalformedBodyError, InvalidRequestError
+            Naming ``rates.<id>``.
+        """
+        request = parse(cls, document, wide=("rates",))
+        if len(request.rates) > settings.max_adapters:
+            raise InvalidRequestError(f"must name at most {settings.max_adapters} adapters", field="rates")
+        for name, rate_rps in request.rates.items():
+            if not _is_rate(rate_rps):
+                raise InvalidRequestError(
+                    f"is refused: must be a number above 0 and at most {MAX_RATE_RPS:g}",
+                    field=f"rates.{name[:MAX_SHOWN]}",
+                )
+        return request
+
+
+def _is_rate(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= MAX_RATE_RPS  # false for NaN
+
+
+class InForceSchema(BaseModel):
+    """One workload in force and the size of its plan; `GET /gpus-needed` tells what to ask for."""
+
+    base_model: str
+    gpu_type: str
+    version: str
+    num_adapters: int
+    offered_tok_s: float
+    num_gpus: int
+    plan_id: str
+    feasible: bool
+    as_of: datetime
+
+
+class InForceListSchema(BaseModel):
+    """The workloads in force, by base model and GPU type."""
+
+    workloads: list[InForceSchema]
