@@ -2,8 +2,8 @@
 
 Two kinds of proof, and what each rests on:
 
-Load bound: the calibration alone
----------------------------------
+Load bound: the calibration and max_rho
+---------------------------------------
 Adapter `i` with rate ``r``, prompt length ``p`` and ``d`` decode steps a request (generated tokens
 less the first, which the prefill emits) asks of its GPU, each second, for ``r`` requests, ``r d``
 decodes, ``r p`` prompt tokens, and ``r (d p + d (d + 1) / 2)`` tokens of context that its decodes
@@ -19,8 +19,10 @@ is busy for at least ``G(X) = min over N >= n(X) of N f(X / N)``: its *best-case
 the expression is convex with one knee, so the minimum is at n(X) or at the knee.)
 
 G is convex and ``G(c X) = c G(X)``, so it is subadditive: G of the whole workload's demand is at most
-the sum over GPUs, at most the number of GPUs whose utilisation is at most 1. Rounded up it is the
-bound. It knows nothing of queueing, of the surrogate, or of how many adapters a step really holds.
+the sum over GPUs. A GPU above 1 falls behind, but one little above 1 still serves nine tenths and
+starves nobody, so a GPU may be offered `max_rho`, and rho is never below G. Hence G of the whole over
+the larger of `max_rho` and 1, rounded up, is the bound. It knows nothing of queueing, of the
+surrogate, or of how many adapters a step really holds.
 
 Share bound: what makes the placer accept a GPU
 -----------------------------------------------
@@ -122,7 +124,7 @@ class LowerBounds:
     Attributes
     ----------
     load
-        From the calibration alone: the best-case utilisation of one GPU.
+        From the calibration: the best-case utilisation of one GPU, which `max_rho` limits.
     share
         From least shares: what the placer accepts of one GPU.
     count
@@ -182,8 +184,8 @@ def lower_bound(problem: PlacementProblem) -> int:
 
 
 def load_bound(problem: PlacementProblem) -> int:
-    """Return the bound that rests on the calibration alone."""
-    return math.ceil(workload_utilisation(problem) * (1 - ROUNDING))
+    """Return the bound that rests on the calibration and `max_rho`."""
+    return math.ceil(workload_utilisation(problem) / max(problem.margins.max_rho, 1.0) * (1 - ROUNDING))
 
 
 def martello_toth(shares: NDArray[np.float64]) -> int:

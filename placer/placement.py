@@ -93,7 +93,7 @@ class Placement:
     lower_bound
         GPUs that no plan with every adapter placed goes below; see `placer.bounds`.
     bound_rests_on
-        Which bound that is: ``load`` rests on the calibration alone, ``share`` on what the placer
+        Which bound that is: ``load`` rests on the calibration and `max_rho`, ``share`` on what the placer
         accepts of a GPU, ``count`` on the adapters that a GPU may hold.
     """
 

@@ -345,7 +345,7 @@ class PlanSchema(BaseModel):
     lower_bound: int
     gap: int | None
     bound_rests_on: Literal["load", "count", "share"] = Field(
-        description="`load`: the calibration alone; `share`: what is accepted of a GPU; `count`: adapters."
+        description="`load`: the calibration; `share`: what is accepted of a GPU; `count`: adapters."
     )
     given_up: str | None = Field(description="What the objective cost: latency, or GPUs.")
     starvation_probability: float = Field(description="That some GPU of the plan starves.")

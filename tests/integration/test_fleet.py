@@ -188,9 +188,6 @@ def test_workloads_of_several_base_models_are_in_force_side_by_side(fleet):
     for answer in (client.get("/gpus-needed"), client.get("/plan"), client.delete("/workload")):
         assert (answer.status_code, answer.json()["field"]) == (422, "base_model")
     assert client.get("/gpus-needed", params={"base_model": "gpt-5"}).status_code == 503
-    text = client.get("/metrics").text
-    number = float(llama["num_gpus"])
-    assert f'loadmaster_gpus_needed{{base_model="{LLAMA}",gpu_type="h100-64gb"}} {number}' in text
 
 
 def test_a_withdrawn_workload_is_forgotten_everywhere(fleet):

@@ -28,13 +28,14 @@ LIKELY = {
     "input_tokens_cv": st.none() | st.floats(0.5, 3),
     "output_tokens_cv": st.none() | st.floats(0.5, 3),
     "arrival_cv": st.none() | st.floats(0, 3),
+    "arrival_law": st.sampled_from([None, "gamma", "weibull", "lognormal"]),
 }
 
 
 @st.composite
 def documents(draw):
     """Workloads that are mostly sound, with at most a few odd values, fields missing or added."""
-    names = list(LIKELY)[: draw(st.sampled_from([5, 5, 8]))]
+    names = list(LIKELY)[: draw(st.sampled_from([5, 5, 8, 9]))]
     rows = draw(st.lists(st.fixed_dictionaries({name: LIKELY[name] for name in names}), max_size=4))
     document = {"base_model": "llama", "gpu_type": "h100", "adapters": rows}
     if draw(st.booleans()):
@@ -91,7 +92,13 @@ def by_columns(document):
 
 def test_columns_mean_what_rows_mean():
     rows = [
-        adapter_document(number, arrival_cv=(None, 2)[number % 2], input_tokens_cv=1.5) for number in range(5)
+        adapter_document(
+            number,
+            arrival_cv=(None, 2)[number % 2],
+            arrival_law=(None, "weibull")[number % 2],
+            input_tokens_cv=1.5,
+        )
+        for number in range(5)
     ]
     document = workload_document(adapters=rows, options={"max_gpus": 3})
     assert repr(judged(quickly, by_columns(document))) == repr(judged(quickly, document))
@@ -110,6 +117,7 @@ def test_columns_mean_what_rows_mean():
         ({"id": []}, "adapters.id"),
         ({"arrival_cv": [1, 1, 1, -1]}, "adapters.arrival_cv[3]"),
         ({"arrival_cv": []}, "adapters.arrival_cv"),
+        ({"arrival_law": [None, "gamma", "pareto", None]}, "adapters.arrival_law[2]"),
         ({"weight": [1, 1, 1, 1]}, "adapters.weight"),
     ],
 )
