@@ -81,7 +81,7 @@ def test_levels_leave_no_part_of_their_range_empty(count):
     points = np.array([levels(3, index, count) for index in range(256)])
     assert ((points >= 0) & (points < 1)).all()
     for axis in points.T:
-        assert np.diff(np.sort(axis)).max() < 8 / 256
+        assert np.diff(np.sort(axis)).max() < 12 / 256
 
 
 def test_the_design_reaches_the_ends_of_what_it_covers():
