@@ -13,7 +13,7 @@ import numpy as np
 
 from models.features import NUM_FEATURES
 from models.kernels.tree import find_leaves
-from models.tree import TreeArrays, checked, depth, tree_arrays
+from models.tree import TreeArrays, checked, depth, predict, tree_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +26,11 @@ MIN_SAMPLES_LEAF = 6
 SURE_LOG_ODDS = 5.0
 """Log odds beyond are as sure as these: no leaves are spent on 0.001 against 0.0001."""
 
+NEWTON_STEPS = 30
+RIDGE = 1.0
+"""Runs' worth of doubt about any stretch but 1 and any shift but 0."""
+
+LEAST_STRETCH = 0.2
 CHOSEN_WEIGHT = 0.05
 """What a run that was chosen for its doubt counts in a leaf's frequency."""
 
@@ -66,8 +71,7 @@ def distil(
         rows = np.concatenate([examples.rows[known], fresh_rows])
         opinions = np.concatenate([taught[target][known], fresh[target]])
         if target == "starvation":
-            chance = np.clip(opinions, 1e-9, 1.0 - 1e-9)
-            odds = np.clip(np.log(chance / (1.0 - chance)), -SURE_LOG_ODDS, SURE_LOG_ODDS)
+            odds = np.clip(_log_odds(opinions), -SURE_LOG_ODDS, SURE_LOG_ODDS)
             tree = _grow(rows, odds, max_leaves, seed)
             chosen = np.zeros(len(values)) if num_groups is None else examples.group >= num_groups
             counts = np.where(chosen[known] > 0, CHOSEN_WEIGHT, 1.0)
@@ -79,6 +83,62 @@ def distil(
             tree = _grow(rows, logs, max_leaves, seed)
             students[target] = tree._replace(value=np.exp(tree.value))
     return students
+
+
+def calibrated(
+    tree: TreeArrays, rows: NDArray[np.float32], starved: NDArray[np.float64]
+) -> tuple[TreeArrays, tuple[float, float]]:
+    """Return a starvation tree whose probabilities hold on runs that it did not grow on.
+
+    A leaf is surer of the runs that shaped it than of others. Its log odds are stretched and shifted to
+    what the others say (Platt's scaling): two numbers, and the order of leaves stays.
+
+    Parameters
+    ----------
+    tree
+        With probabilities.
+    rows, starved
+        (num_rows, NUM_FEATURES) float32 and (num_rows,) 0 or 1: runs that no leaf has seen.
+
+    Returns
+    -------
+    The tree; stretch and shift.
+    """
+    if len(np.unique(starved)) == 1:
+        return tree, (1.0, 0.0)
+    stretch, shift = _platt(_log_odds(predict(tree, rows)), starved)
+    stretch = min(max(stretch, LEAST_STRETCH), 1.0 / LEAST_STRETCH)
+    value = 1.0 / (1.0 + np.exp(-(stretch * _log_odds(tree.value) + shift)))
+    return tree._replace(value=value), (stretch, shift)
+
+
+def _platt(odds: NDArray[np.float64], starved: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the stretch and shift of log odds under which the runs are likeliest: Newton's method."""
+
+    def unlikeliness(stretch: float, shift: float) -> float:
+        moved = stretch * odds + shift
+        doubt = 0.5 * RIDGE * ((stretch - 1.0) ** 2 + shift**2)
+        return float(np.sum(np.logaddexp(0.0, moved) - starved * moved) + doubt)
+
+    stretch, shift = 1.0, 0.0
+    for _ in range(NEWTON_STEPS):
+        chance = 1.0 / (1.0 + np.exp(-(stretch * odds + shift)))
+        slope = chance * (1.0 - chance) + 1e-6
+        gradient = np.array([np.dot(chance - starved, odds), np.sum(chance - starved)])
+        gradient += RIDGE * np.array([stretch - 1.0, shift])
+        mixed = np.dot(slope, odds)
+        curvature = np.array([[np.dot(slope, odds**2), mixed], [mixed, slope.sum()]]) + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        now = unlikeliness(stretch, shift)
+        while unlikeliness(stretch - step[0], shift - step[1]) > now + 1e-9 * abs(now):
+            step *= 0.5
+        stretch, shift = float(stretch - step[0]), float(shift - step[1])
+    return stretch, shift
+
+
+def _log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded = np.clip(chance, 1e-6, 1.0 - 1e-6)
+    return np.log(bounded / (1.0 - bounded))
 
 
 def _grow(rows: NDArray[np.float32], values: NDArray[np.float64], max_leaves: int, seed: int) -> TreeArrays:

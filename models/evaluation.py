@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from models.features import aggregate, features_of
+from models.kernels.surrogate import agreed
 from twin.measured import client_of, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.validate import Prediction, baseline_predictions, figures
@@ -70,7 +71,9 @@ class TeacherPredictor:
             aggregate(workload), server.max_loras, server.max_lora_rank, self.calibration
         )
         factors = self.teacher.factors(row[None, :])
-        served = min(physics.served_fraction * float(factors["throughput"][0]), 1.0)
+        served = agreed(
+            physics.served_fraction * float(factors["throughput"][0]), float(factors["starvation"][0])
+        )
         itl_ms = physics.itl_ms * float(factors["itl"][0])
         return Served(served, physics.offered_tok_s, itl_ms, physics.ttft_ms * float(factors["ttft"][0]))
 

@@ -11,7 +11,7 @@ import numpy as np
 from models.active import design_features
 from models.artifact import Provenance, save
 from models.dataset import calibration_sha256
-from models.distillation import MAX_LEAVES, distil
+from models.distillation import MAX_LEAVES, calibrated, distil
 from models.errors import DatasetError
 from models.features import NUM_FEATURES, calibration_vector
 from models.figures import figures, physics_factors, student_factors
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from models.teacher import Teacher
     from twin.domain import Calibration
 
-FRESH_PER_RUN = 1.5
+FRESH_PER_RUN = 3
 """Rows that only the teacher labels, for each twin run: students grow better splits on them."""
+
+ASIDE_SHARE = 0.08
+"""Groups that neither teacher nor trees see, to set the starvation probabilities right."""
 
 PRINTED_LEAVES = 32
 """Leaves of the edition that fits on a page, whose rules the training's report prints."""
@@ -87,13 +90,17 @@ def train(
         )
     num_groups = dataset.origin.design.num_first // GROUP_SIZE
     known, held_out = split(examples_of(dataset, calibration), seed, num_groups)
+    ranges = np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1)
+    known, aside = split(known, seed + 1, num_groups, ASIDE_SHARE)
     teacher = fit_teacher(known, seed, num_workers)
-    num_fresh = round(FRESH_PER_RUN * dataset.num_rows) if num_fresh is None else num_fresh
+    num_fresh = FRESH_PER_RUN * dataset.num_rows if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
     editions = {
         leaves: distil(teacher, known, fresh, max_leaves=leaves, seed=seed, num_groups=num_groups)
         for leaves in sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
     }
+    for edition in editions.values():
+        edition["starvation"], _ = calibrated(edition["starvation"], aside.rows, aside.targets["starvation"])
     trees, printed = editions[max_leaves], editions[min(PRINTED_LEAVES, max_leaves)]
     metrics = {
         "tree": figures(held_out, student_factors(trees, held_out.rows)),
@@ -108,7 +115,7 @@ def train(
     surrogate = Surrogate(
         calibration_id=calibration.calibration_id,
         calibration=calibration_vector(calibration),
-        ranges=np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1),
+        ranges=ranges,
         **trees,
     )
     report = training_report(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from models.dataset import Dataset
     from twin.domain import Calibration
 
-HELD_OUT_SHARE = 0.2
+HELD_OUT_SHARE = 0.15
 """Share of the groups that no model sees, for the figures in the manifest."""
 
 MIN_FRACTION = 0.002
@@ -94,7 +94,9 @@ def examples_of(dataset: Dataset, calibration: Calibration) -> Examples:
     )
 
 
-def split(examples: Examples, seed: int, num_groups: int | None = None) -> tuple[Examples, Examples]:
+def split(
+    examples: Examples, seed: int, num_groups: int | None = None, share: float = HELD_OUT_SHARE
+) -> tuple[Examples, Examples]:
     """Return examples to learn from and held-out ones; no group is on both sides.
 
     Parameters
@@ -106,11 +108,13 @@ def split(examples: Examples, seed: int, num_groups: int | None = None) -> tuple
     num_groups
         Groups below it may be held out: those of the design's first rows, which fill the trained range
         evenly. None lets all.
+    share
+        Of those groups, held out.
     """
     groups = np.unique(examples.group)
     if num_groups is not None:
         groups = groups[groups < num_groups]
-    count = max(1, round(HELD_OUT_SHARE * len(groups)))
+    count = max(1, round(share * len(groups)))
     held_out = np.random.default_rng(seed).permutation(groups)[:count]
     is_held_out = np.isin(examples.group, held_out)
     return examples.part(~is_held_out), examples.part(is_held_out)

@@ -37,6 +37,21 @@ class SurrogateArrays(NamedTuple):
     roots: np.ndarray
 
 
+STARVED_BELOW = 0.9
+"""Served fraction below which a server is starved."""
+
+STARVED_AT_MOST = 0.899
+"""Served fraction of a server that starves likelier than not, at most."""
+
+
+@njit(cache=True, nogil=True)
+def agreed(served_fraction, starvation_probability):
+    """Return the served fraction, on the side of 0.9 that the starvation tree, the better judge, says."""
+    if starvation_probability > 0.5:
+        return min(served_fraction, STARVED_AT_MOST)
+    return min(max(served_fraction, STARVED_BELOW), 1.0)
+
+
 @njit(cache=True, nogil=True)
 def evaluate(arrays, aggregates, max_loras, max_lora_rank, scratch):
     """Return what a packer asks of one GPU.
@@ -62,7 +77,7 @@ def evaluate(arrays, aggregates, max_loras, max_lora_rank, scratch):
     served_fraction, _, _, _ = fill_features(aggregates, max_loras, max_lora_rank, calibration, scratch)
     relative = predict_one(feature, threshold, children, value, roots[THROUGHPUT], scratch)
     starvation = predict_one(feature, threshold, children, value, roots[STARVATION], scratch)
-    return min(served_fraction * relative, 1.0), starvation
+    return agreed(served_fraction * relative, starvation), starvation
 
 
 @njit(cache=True, nogil=True)
@@ -82,4 +97,5 @@ def evaluate_all(arrays, aggregates, max_loras, max_lora_rank, scratch):
     starvation = predict_one(feature, threshold, children, value, roots[STARVATION], scratch)
     itl = predict_one(feature, threshold, children, value, roots[ITL], scratch)
     ttft = predict_one(feature, threshold, children, value, roots[TTFT], scratch)
-    return min(served_fraction * relative, 1.0), starvation, itl_ms * itl, ttft_ms * ttft, offered_tok_s
+    served = agreed(served_fraction * relative, starvation)
+    return served, starvation, itl_ms * itl, ttft_ms * ttft, offered_tok_s

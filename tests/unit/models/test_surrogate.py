@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.errors import ArtefactError
 from models.features import FEATURE_NAMES, NUM_FEATURES, aggregate, features_of
-from models.kernels.surrogate import evaluate, evaluate_all
+from models.kernels.surrogate import STARVED_AT_MOST, agreed, evaluate, evaluate_all
 from models.tree import predict, tree_arrays
 from tests.support.feature_cases import a_calibration, equal_adapters, workloads
 from tests.support.tree_cases import small_surrogate
@@ -29,6 +29,7 @@ def test_a_prediction_is_the_physics_times_the_trees(workload, max_loras):
         for name in ("throughput", "starvation", "itl", "ttft")
     }
     served = min(physics.served_fraction * factor["throughput"], 1.0)
+    served = min(served, STARVED_AT_MOST) if factor["starvation"] > 0.5 else max(served, 0.9)
     assert prediction.served_fraction == pytest.approx(served)
     assert prediction.throughput_tok_s == pytest.approx(served * physics.offered_tok_s)
     assert prediction.starvation_probability == factor["starvation"]
@@ -92,3 +93,11 @@ def test_a_surrogate_refuses_a_tree_that_a_kernel_could_leave():
     broken = tree_arrays([99, -2, -2], [0.0, 0, 0], [1, -1, -1], [2, -1, -1], [1, 1, 1])
     with pytest.raises(ArtefactError, match="throughput"):
         with_changes(throughput=broken)
+
+
+@pytest.mark.parametrize(
+    ("served", "chance", "expected"),
+    [(0.95, 0.1, 0.95), (0.85, 0.1, 0.9), (1.7, 0.0, 1.0), (0.95, 0.9, STARVED_AT_MOST), (0.4, 0.9, 0.4)],
+)
+def test_served_fraction_and_starvation_never_contradict_each_other(served, chance, expected):
+    assert agreed(served, chance) == expected
