@@ -81,9 +81,9 @@ class TeacherPredictor:
 def predict_run(predictor: Predictor, run: MeasuredRun, calibration: Calibration) -> Prediction:
     """Return what a model says of a measured run, client included.
 
-    The client holds a limited number of requests open; beyond that it sends only as fast as they end.
-    Where the number of requests sent is not known, the rates are scaled down until the requests left
-    over fit that limit; those that the client could not send count as unfinished, as measured. Latencies
+    The client holds a limited number of requests open; beyond that it sends only as fast as they end,
+    whatever it counts as sent. So rates are scaled down until the requests left over fit that limit;
+    those that did not reach the server count as unfinished, as measured. Latencies
     are the server's: what the API server adds to them needs more than a surrogate tells.
     """
     server = server_of(run)
@@ -109,7 +109,7 @@ def _settled(
     """Return the answer at the rates that the run's client can keep up, and their share of its own."""
     limit = client_of(run).max_unfinished_requests
     served = predictor.predict(workload, server)
-    if limit is None or run.sent_requests is not None or _unfinished(served, workload, run) <= limit:
+    if limit is None or _unfinished(served, workload, run) <= limit:
         return served, 1.0
     low, middle, high = 0.0, 1.0, 1.0
     for _ in range(CLIENT_HALVINGS):
