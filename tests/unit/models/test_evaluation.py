@@ -97,8 +97,9 @@ class Watched(Capacity):
         return super().predict(workload, server)
 
 
-def test_a_client_of_unknown_count_never_leaves_more_open_than_its_limit():
-    run, server = replace(RUN, rates_rps=(10.0,) * 8), Watched()
+@pytest.mark.parametrize("sent_requests", [None, 288_000])
+def test_a_client_never_leaves_more_open_than_its_limit_whatever_it_counts(sent_requests):
+    run, server = replace(RUN, rates_rps=(10.0,) * 8, sent_requests=sent_requests), Watched()
     answer = predict_run(server, run, CALIBRATION)
     assert answer.throughput_tok_s == pytest.approx(10.0 * 300.0, rel=1e-3)
     unfinished = (server.rate_rps - 10.0) * 3600.0
