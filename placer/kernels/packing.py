@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from models.kernels.features import OUTPUT_TOKENS, adapter_terms, joined_terms
+from models.kernels.features import OUTPUT_TOKENS, SLOTS_OVER_ACTIVE, adapter_terms, joined_terms
 from models.kernels.surrogate import evaluate_all
 from placer.kernels.acceptance import (
     REFUSED,
@@ -31,6 +31,9 @@ FULL = 1.0 + 1e-9
 
 RISK_TIE = 0.005
 """Starvation probabilities nearer than this are the same: a leaf's share of a few hundred runs."""
+
+SLOTS_FOR_ALL = 1.3
+"""Slots over active adapters from which on hardly a request waits for one, as the twin shows."""
 
 # What became of an adapter: a GPU's number, or one of these.
 NO_GPU_LEFT, STARVES_ALONE, OVERLOADS_ALONE, NO_MEMORY = -1, -2, -3, -4
@@ -188,8 +191,9 @@ def restate(items, order, starts, fleet):
 def choose(oracle, fleet, num_gpus, scratch):
     """Choose each GPU's final `max_loras`: `fleet.choice` receives the index in the ladder.
 
-    The least starvation probability wins; among those within `RISK_TIE` of it, the shortest mean
-    request (TTFT + ITL x output tokens): few slots carry most load, more let nobody wait.
+    The least starvation probability wins; among those within `RISK_TIE` of it, slots for all: no
+    adapter waits for one (`SLOTS_FOR_ALL`), which the trees for latency know less well than this
+    ratio does; among those, or else among all, the shortest mean request (TTFT + ITL x output tokens).
     Never above `starvation_risk` where the GPU was accepted. Parameters as in `pack`.
     """
     risks = np.empty(oracle.ladders.shape[1])
@@ -202,7 +206,7 @@ def choose(oracle, fleet, num_gpus, scratch):
             risks[index] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
             least = min(least, risks[index])
         accepted = min(least + RISK_TIE, max(oracle.starvation_risk, least))
-        shortest_ms = np.inf
+        shortest_ms, nobody_waits = np.inf, False
         for index in range(last + 1):
             if risks[index] > accepted:
                 continue
@@ -210,9 +214,11 @@ def choose(oracle, fleet, num_gpus, scratch):
                 oracle.surrogate, aggregates, ladder[index], rank, scratch
             )
             request_ms = ttft_ms + itl_ms * scratch[OUTPUT_TOKENS]
-            if request_ms < shortest_ms:
-                shortest_ms = request_ms
-                fleet.choice[gpu] = index
+            for_all = ladder[index] >= fleet.count[gpu] or scratch[SLOTS_OVER_ACTIVE] >= SLOTS_FOR_ALL
+            if for_all < nobody_waits or (for_all == nobody_waits and request_ms >= shortest_ms):
+                continue
+            shortest_ms, nobody_waits = request_ms, for_all
+            fleet.choice[gpu] = index
 
 
 @njit(cache=True, nogil=True)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from models.features import FEATURE_NAMES, aggregate, features_of
 from placer.bounds import workload_utilisation
+from placer.kernels.packing import SLOTS_FOR_ALL
 from placer.packing import VARIANTS, build_tables, place, run
 from tests.support.packing_oracle import Oracle, fewest_gpus
 from tests.support.packing_problems import (
@@ -20,6 +21,7 @@ from tests.support.packing_problems import (
 from tests.support.twin_cases import num_examples
 from twin.domain import MemoryLaw, ServerConfig
 from twin.memory import fits_in_memory
+from twin.simulate import simulate
 
 
 @st.composite
@@ -167,7 +169,7 @@ def test_the_final_choice_keeps_the_risk_asked_for(limit):
     assert gpu.predicted.starvation_probability <= limit
 
 
-def test_among_equal_risks_the_shortest_request_wins():
+def test_among_equal_risks_with_slots_for_all_the_shortest_request_wins():
     calibration = make_calibration()
     surrogate = make_surrogate(calibration, threshold_tree("rho", [0.9], [0.01, 0.9]))
     problem = make_problem(make_workload([8] * 40, 0.1), surrogate, calibration=calibration)
@@ -180,9 +182,28 @@ def test_among_equal_risks_the_shortest_request_wins():
         return predicted.ttft_ms + predicted.itl_ms * 200
 
     rows = gpu.rows.tolist()
+
+    def is_for_all(max_loras):
+        row, _ = features_of(aggregate(workload), max_loras, 8, surrogate.calibration)
+        return row[FEATURE_NAMES.index("slots_over_active")] >= SLOTS_FOR_ALL
+
     equal = [max_loras for max_loras in oracle.choices(rows) if oracle.risk(rows, max_loras) == 0.01]
+    equal = [max_loras for max_loras in equal if is_for_all(max_loras)]
     assert len(equal) > 1
     assert request_ms(gpu.max_loras) == pytest.approx(min(map(request_ms, equal)))
+
+
+def test_slots_for_all_win_over_a_shorter_request_that_the_trees_promise():
+    calibration = make_calibration()
+    safe = threshold_tree("rho", [0.9], [0.01, 0.9])
+    promise = threshold_tree("slots_over_active", [1.0], [1e-3, 1e3])
+    surrogate = make_surrogate(calibration, safe, ttft=promise)
+    problem = make_problem(make_workload([8] * 40, 0.1), surrogate, calibration=calibration)
+    (gpu,) = place(problem).gpus
+    assert gpu.predicted.ttft_ms > 1e4
+    server = ServerConfig(max_loras=gpu.max_loras, max_lora_rank=8)
+    report = simulate(problem.workload, server, calibration, horizon_s=600.0, seed=1)
+    assert report.ttft.mean_ms < 1e3
 
 
 @pytest.mark.parametrize(
