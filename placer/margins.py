@@ -30,10 +30,10 @@ class Margins:
         least, where not every adapter has a slot. The first may wait for each other; a hot one holds
         its slot for good.
     min_served_fraction
-        What the tree for throughput must predict; below 0.9 a server is starved.
+        What the tree for throughput must predict, but for quiet GPUs; below 0.9 a server is starved.
     quiet_share
-        A GPU with more adapters than any in training is accepted where it uses no more than this
-        share of every limit.
+        A GPU that uses no more than this share of every limit is quiet. Only such a one may hold more
+        adapters than any in training.
     """
 
     max_rho: float = 1.05

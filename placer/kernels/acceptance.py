@@ -105,9 +105,10 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
 
     A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
     more must agree: the capacity by formula, a margin of KV cache where it holds few requests, slots
-    for the adapters that never yield one, and the tree for throughput. Long requests that meet a
-    full cache preempt each other: each is admitted again as soon as its first chunk fits, and its
-    recomputation fills the cache anew. Such a server does not recover by itself.
+    for the adapters that never yield one, and, unless the GPU is quiet, the tree for throughput: of a
+    server that is half idle it tells how bursty its few requests are, not that it falls behind. Long
+    requests that meet a full cache preempt each other: each is admitted again as soon as its first
+    chunk fits, and its recomputation fills the cache anew. Such a server does not recover by itself.
 
     Parameters
     ----------
@@ -123,20 +124,21 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
     margins = oracle.margins
     served, risk = evaluate(oracle.surrogate, aggregates, max_loras, max_lora_rank, scratch)
     rho, kv_pressure, slots = scratch[RHO], scratch[KV_PRESSURE], scratch[SLOTS_OVER_ACTIVE]
-    if rho > margins[MAX_RHO] or served < margins[MIN_SERVED_FRACTION]:
+    quiet = margins[QUIET_SHARE]
+    has_slots_for_each = scratch[SLOTS_OVER_COUNT] >= 1.0
+    is_quiet = rho <= quiet and kv_pressure <= quiet and (has_slots_for_each or slots * quiet >= 1.0)
+    if rho > margins[MAX_RHO] or (served < margins[MIN_SERVED_FRACTION] and not is_quiet):
         return REFUSED
     if kv_pressure * (1.0 + (margins[FEW_KV_REQUESTS] / scratch[KV_REQUESTS]) ** 2) > 1.0:
         return REFUSED
-    if scratch[SLOTS_OVER_COUNT] < 1.0:
+    if not has_slots_for_each:
         scarce = scratch[SLOTS_OVER_HOT] < margins[MIN_SLOTS_OVER_HOT]
         if scarce or slots < margins[MIN_SLOTS_OVER_ACTIVE]:
             return REFUSED
         if rho < 1.0 and not _settled(oracle.surrogate[0], aggregates, scratch, max_loras, max_lora_rank):
             return REFUSED
-    if aggregates[COUNT] > oracle.known_adapters:
-        quiet = margins[QUIET_SHARE]
-        if rho > quiet or kv_pressure > quiet or slots * quiet < 1.0:
-            return REFUSED
+    if aggregates[COUNT] > oracle.known_adapters and not is_quiet:
+        return REFUSED
     return risk
 
 

@@ -89,12 +89,13 @@ class Oracle:
             aggregates, max_loras, server.max_lora_rank, self.problem.surrogate.calibration
         )
         asked = {name: features[FEATURE_NAMES.index(name)] for name in ASKED}
+        is_loud = self.loud(asked, shares_slots=max_loras < len(rows))
         refused = (
             asked["rho"] > self.margins.max_rho
-            or predicted.served_fraction < self.margins.min_served_fraction
+            or (predicted.served_fraction < self.margins.min_served_fraction and is_loud)
             or asked["kv_pressure"] * (1 + (self.margins.few_kv_requests / asked["kv_requests"]) ** 2) > 1
             or (max_loras < len(rows) and self.short_of_slots(aggregates, asked, len(rows), server))
-            or (len(rows) > limits.known_adapters_per_gpu(self.problem) and self.loud(asked))
+            or (len(rows) > limits.known_adapters_per_gpu(self.problem) and is_loud)
         )
         return 2.0 if refused else predicted.starvation_probability
 
@@ -118,10 +119,11 @@ class Oracle:
         step_s = 1e-3 * step + 1e-6 * scheduler_us(scheduler_coefficients(calibration.scheduler), running, 0)
         return bool(asked["rho"] < 1 and aggregates[RATE_OUT] * step_s > MAX_UNSETTLED * asked["batch"])
 
-    def loud(self, asked) -> bool:
+    def loud(self, asked, *, shares_slots: bool) -> bool:
         """Whether a GPU uses more than the quiet share of some limit."""
         quiet = self.margins.quiet_share
-        return asked["rho"] > quiet or asked["kv_pressure"] > quiet or asked["slots_over_active"] * quiet < 1
+        few_slots = shares_slots and asked["slots_over_active"] * quiet < 1
+        return asked["rho"] > quiet or asked["kv_pressure"] > quiet or few_slots
 
     def choices(self, rows) -> list[int]:
         """Values of `max_loras` worth a trial for these adapters."""
