@@ -8,6 +8,7 @@ row, ``x <= t`` in float64 and ``x <= round_down(t)`` in float32 are the same st
 Nothing here checks an index: `models.artifact` and `models.tree` do, before arrays get here.
 """
 
+import numpy as np
 from numba import njit
 
 
@@ -53,7 +54,14 @@ def find_leaves(feature, threshold, children, root, depth, rows, out):
     whole = num_rows - num_rows % 8
     for i in range(0, whole, 8):
         a = b = c = d = e = f = g = h = root
-        for _ in range(depth):
+        for level in range(depth):
+            # Most rows are at their leaf well before the deepest one is: look now and then.
+            if level >= 8 and level % 3 == 2:
+                at_leaf = threshold[a] == np.inf and threshold[b] == np.inf and threshold[c] == np.inf
+                at_leaf = at_leaf and threshold[d] == np.inf and threshold[e] == np.inf
+                at_leaf = at_leaf and threshold[f] == np.inf and threshold[g] == np.inf
+                if at_leaf and threshold[h] == np.inf:
+                    break
             a = children[a, 1 if rows[i, feature[a]] > threshold[a] else 0]
             b = children[b, 1 if rows[i + 1, feature[b]] > threshold[b] else 0]
             c = children[c, 1 if rows[i + 2, feature[c]] > threshold[c] else 0]
