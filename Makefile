@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models tests/unit/placer)
+KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test lint format bench openapi
