@@ -9,6 +9,7 @@ import csv
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from twin.domain import MAX_FLAG, MAX_RANK, Calibration, ServerConfig, Workload
 from twin.errors import InvalidInputError
 from twin.report import STARVED_BELOW
 from twin.traffic import MAX_RATE_RPS, MAX_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Run = TypeVar("Run")
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
@@ -131,18 +137,31 @@ def read_runs(path: str | Path) -> tuple[MeasuredRun, ...]:
     InvalidInputError
         Naming the line and column that is missing or cannot be read.
     """
+    runs = read_run_table(path, _REQUIRED, _read_run)
+    if not runs:
+        raise InvalidInputError("runs", f"must hold at least one run, {Path(path).name} has none")
+    return runs
+
+
+def read_run_table(
+    path: str | Path, required: Sequence[str], read_run: Callable[[dict[str, str], int], Run]
+) -> tuple[Run, ...]:
+    """Return what `read_run` makes of each row of a CSV file and of its line's number.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming ``runs``, or the required column that is missing; and what `read_run` raises.
+    """
     path = Path(path)
     if not path.is_file():
         raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
+        missing = [name for name in required if name not in (reader.fieldnames or ())]
         if missing:
             raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
-        runs = tuple(_read_run(row, line) for line, row in enumerate(reader, start=2))
-    if not runs:
-        raise InvalidInputError("runs", f"must hold at least one run, {path.name} has none")
-    return runs
+        return tuple(read_run(row, line) for line, row in enumerate(reader, start=2))
 
 
 def client_of(run: MeasuredRun) -> ClientConditions:

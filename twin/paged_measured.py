@@ -10,7 +10,6 @@ figures restated for requests that each had all their tokens.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 
 from twin.domain import MAX_FLAG, MAX_RANK, Workload
 from twin.errors import InvalidInputError
-from twin.measured import MAX_DURATION_S, MAX_SENT
+from twin.measured import MAX_DURATION_S, MAX_SENT, read_run_table
 from twin.report import STARVED_BELOW
 from twin.traffic import MAX_RATE_RPS
 
@@ -131,17 +130,9 @@ def read_paged_runs(path: str | Path) -> tuple[MeasuredPagedRun, ...]:
     InvalidInputError
         Naming the line and column that is missing or cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
-        runs = tuple(_read_run(row, line) for line, row in enumerate(reader, start=2))
+    runs = read_run_table(path, _REQUIRED, _read_run)
     if not any(run.outcome for run in runs):
-        raise InvalidInputError("runs", f"must hold at least one run that ended, {path.name} has none")
+        raise InvalidInputError("runs", f"must hold at least one run that ended, {Path(path).name} has none")
     return runs
 
 
