@@ -147,6 +147,31 @@ class _Attempts:
         is_over = self._made >= self._retries.tries or self._now_s() + pause_s >= self._ends_s
         return None if is_over else pause_s
 
+    def judge(
+        self, call: Call[Any], outcome: httpx.Response | httpx.TransportError
+    ) -> httpx.Response | float:
+        """Return the response that answers a call, or the pause in seconds before its next try.
+
+        Raises
+        ------
+        ProblemError, UnreachableError
+            Where trying again is in vain, not allowed, or was done often enough.
+        """
+        failure: LoadmasterError
+        asked_s = None
+        if isinstance(outcome, httpx.TransportError):
+            failure = UnreachableError(f"{call.method} {call.path}: {outcome!r}")
+        elif outcome.status_code not in RETRIED:
+            return outcome
+        else:
+            failure, asked_s = ProblemError(outcome), retry_after_s(outcome)
+            if failure.code in LASTING:
+                raise failure
+        pause_s = self.pause_s(asked_s) if call.idempotent else None
+        if pause_s is None:
+            raise failure
+        return pause_s
+
 
 class Client:
     """The service, called and waited for.
@@ -196,9 +221,9 @@ class Client:
         """
         attempts = _Attempts(self._retries, time.monotonic)
         while True:
-            asked_s = None
+            outcome: httpx.Response | httpx.TransportError
             try:
-                response = self._http.request(
+                outcome = self._http.request(
                     call.method,
                     call.path,
                     content=call.content,
@@ -206,17 +231,11 @@ class Client:
                     timeout=attempts.timeout_s(),
                 )
             except httpx.TransportError as error:
-                failure: LoadmasterError = UnreachableError(f"{call.method} {call.path}: {error!r}")
-            else:
-                if response.status_code not in RETRIED:
-                    return call.read(response)
-                failure, asked_s = ProblemError(response), retry_after_s(response)
-                if failure.code in LASTING:
-                    raise failure
-            pause_s = attempts.pause_s(asked_s) if call.idempotent else None
-            if pause_s is None:
-                raise failure
-            self._sleep(pause_s)
+                outcome = error
+            told = attempts.judge(call, outcome)
+            if isinstance(told, httpx.Response):
+                return call.read(told)
+            self._sleep(told)
 
     def place(self, workload: Any) -> PlanSchema:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
@@ -297,9 +316,9 @@ class AsyncClient:
         """Return the answer of a call; raises as `Client.send`."""
         attempts = _Attempts(self._retries, time.monotonic)
         while True:
-            asked_s = None
+            outcome: httpx.Response | httpx.TransportError
             try:
-                response = await self._http.request(
+                outcome = await self._http.request(
                     call.method,
                     call.path,
                     content=call.content,
@@ -307,17 +326,11 @@ class AsyncClient:
                     timeout=attempts.timeout_s(),
                 )
             except httpx.TransportError as error:
-                failure: LoadmasterError = UnreachableError(f"{call.method} {call.path}: {error!r}")
-            else:
-                if response.status_code not in RETRIED:
-                    return call.read(response)
-                failure, asked_s = ProblemError(response), retry_after_s(response)
-                if failure.code in LASTING:
-                    raise failure
-            pause_s = attempts.pause_s(asked_s) if call.idempotent else None
-            if pause_s is None:
-                raise failure
-            await self._sleep(pause_s)
+                outcome = error
+            told = attempts.judge(call, outcome)
+            if isinstance(told, httpx.Response):
+                return call.read(told)
+            await self._sleep(told)
 
     async def place(self, workload: Any) -> PlanSchema:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
