@@ -234,6 +234,17 @@ def expected_active(aggregates, tau_s):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def laws_of(calibration):
+    """Return the step law's coefficients without its last, `eager_ms`; that one; the scheduler law's.
+
+    `step_of` spreads `eager_ms` over steps near the largest CUDA graph, so the law itself gets 0 there.
+    """
+    c = calibration
+    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0)
+    return step_coefs, c[10], (c[11], c[12], c[13], c[14])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def step_of(
     step_coefs,
     eager_ms,
@@ -298,9 +309,7 @@ def _slot_bound_tau_s(
     calibration, aggregates, batch, share, in_per_out, context_tokens, max_loras, max_lora_rank
 ):
     """Return the seconds a token takes in a server that serves `share` of the load, all slots taken."""
-    c = calibration
-    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0)
-    scheduler_coefs = (c[11], c[12], c[13], c[14])
+    step_coefs, eager_ms, scheduler_coefs = laws_of(calibration)
     work = 1e-3 * aggregates[RATE_OUT] * share
     slots = max_loras * 1.0
     served = max(batch * share, 1e-6)
@@ -308,7 +317,7 @@ def _slot_bound_tau_s(
     for _ in range(2):
         step = step_of(
             step_coefs,
-            c[10],
+            eager_ms,
             scheduler_coefs,
             served,
             slots,
@@ -335,10 +344,7 @@ def _operating_point(
     batch, step_ms, rho
         Requests; milliseconds; load over the capacity at `max_batch`.
     """
-    c = calibration
-    step_coefs = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0)
-    eager_ms = c[10]
-    scheduler_coefs = (c[11], c[12], c[13], c[14])
+    step_coefs, eager_ms, scheduler_coefs = laws_of(calibration)
     work = 1e-3 * aggregates[RATE_OUT]
     full = max(max_batch - 1.0, 1e-6)
     step = _token_step(

@@ -17,6 +17,7 @@ from models.kernels.features import (
     SLOTS_OVER_ACTIVE,
     SLOTS_OVER_COUNT,
     SLOTS_OVER_HOT,
+    laws_of,
     step_of,
 )
 from models.kernels.surrogate import evaluate
@@ -83,11 +84,11 @@ def _settled(calibration, aggregates, features, max_loras, max_lora_rank):
     slots would pass.
     """
     active = max_loras / features[SLOTS_OVER_ACTIVE]
-    c = calibration
+    step_coefs, eager_ms, scheduler_coefs = laws_of(calibration)
     step = step_of(
-        (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], 0.0),
-        c[10],
-        (c[11], c[12], c[13], c[14]),
+        step_coefs,
+        eager_ms,
+        scheduler_coefs,
         features[BATCH],
         min(active + 1.0 - active / aggregates[COUNT], max_loras * 1.0),
         aggregates[RATE_IN] / aggregates[RATE_OUT],
