@@ -53,6 +53,14 @@ class BodyTooLargeError(ServiceError):
     title = "The body is too large"
 
 
+class TooLargeError(ServiceError):
+    """Something that was given is larger than we keep."""
+
+    code = "too_large"
+    status = 413
+    title = "Too large"
+
+
 class BodyTimeoutError(ServiceError):
     """The body did not arrive in time."""
 

@@ -219,8 +219,7 @@ def _seen(run: MeasuredRun, calibration: Calibration) -> ClientView:
 
 def _generated_over_requested(directory: Path, base_model: str) -> float:
     """Return generated over requested tokens, from the tokenizer family's row of ``length_stats.csv``."""
-    required = ("tokenizer", "field", "generated_over_requested")
-    for row in read_rows(directory, "length_stats.csv", required):
+    for row in read_rows(directory, "length_stats.csv"):
         if row["tokenizer"] and base_model.startswith(row["tokenizer"]) and row["field"] == "output":
             return row.required("generated_over_requested")
     raise UnidentifiableError(f"generated_over_requested needs a row of {base_model} in length_stats.csv")

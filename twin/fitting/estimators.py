@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from twin.domain import LoadLaw, MemoryLaw, SchedulerLaw
 from twin.errors import UnidentifiableError
-from twin.fitting.tables import column, full_column, read_rows
+from twin.fitting.tables import TABLES, column, full_column, read_rows
 from twin.kernels.latency import FAR_QUEUE
 from twin.latency import SCHEDULER_TERMS
 from twin.measured import MEMORY_ERRORS
@@ -71,10 +71,9 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
     UnidentifiableError
         With fewer than three launches that started.
     """
-    required = ("model", "max_loras", "max_lora_rank", "kv_tokens", "error")
     rows = [
         row
-        for row in read_rows(directory, "memory_kv.csv", required)
+        for row in read_rows(directory, "memory_kv.csv")
         if row["model"] == base_model and (row["kv_tokens"] or row["error"] in MEMORY_ERRORS)
     ]
     slots, rank = full_column(rows, "max_loras"), full_column(rows, "max_lora_rank")
@@ -103,8 +102,7 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
 
 def fit_load(directory: Path, base_model: str) -> Fitted[LoadLaw]:
     """Fit the time to load an adapter, from medians by rank and source (``load_times.csv``)."""
-    required = ("model", "adapter_rank", "max_lora_rank", "source", "median_ms")
-    rows = [row for row in read_rows(directory, "load_times.csv", required) if row["model"] == base_model]
+    rows = [row for row in read_rows(directory, "load_times.csv") if row["model"] == base_model]
     from_cpu = [row for row in rows if row["source"] == "cpu"]
     from_disk = [row for row in rows if row["source"] == "disk"]
     padded = full_column(from_cpu, "adapter_rank") < full_column(from_cpu, "max_lora_rank")
@@ -152,16 +150,10 @@ def fit_scheduler(directory: Path) -> Fitted[SchedulerLaw]:
     Only runs where the number of requests that the scan passes is known are used: the whole queue
     where the slots bind, none where nothing waits.
     """
-    names = (
-        "gpu_loras",
-        "cpu_loras",
-        "avg_batch_size",
-        "avg_waiting_queue",
-        "sched_ms_per_step",
-        "mean_loras_by_batch",
+    rows = read_rows(directory, "scheduler_time.csv")
+    slots, adapters, running, waiting, sched_ms, in_batch = (
+        column(rows, name) for name in TABLES["scheduler_time.csv"]
     )
-    rows = read_rows(directory, "scheduler_time.csv", names)
-    slots, adapters, running, waiting, sched_ms, in_batch = (column(rows, name) for name in names)
     slot_bound = (in_batch >= SLOT_BOUND_SHARE * slots) & (adapters > slots)
     idle_queue = waiting < 1.0
     used = (slot_bound | idle_queue) & (sched_ms > 0) & np.isfinite(running)

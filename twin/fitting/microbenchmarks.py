@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
     from twin.fitting.tables import TableRow
 
-COLUMNS = (
-    *("model", "max_num_seqs", "in_len", "out_len", "adapters", "max_loras", "rank", "failed"),
-    *("preemptions", "adapters_in_batch_mean", "expected_unique_uniform", "steps", "step_ms_p50"),
-    "median_itl_ms",
-)
 TOKEN_BUDGET = 2048
 ONE_PROMPT_LEFT = 1
 """A benchmark of prefills keeps one request decoding its single token in each step."""
@@ -35,7 +30,7 @@ def microbenchmark_observations(directory: Path, base_model: str) -> list[StepOb
     (answers of one token) spends its token budget in every step.
     """
     observations = []
-    for row in read_rows(directory, "step_latency_runs.csv", COLUMNS):
+    for row in read_rows(directory, "step_latency_runs.csv"):
         if row["model"] != base_model or row["failed"] == "True":
             continue
         decodes_only, prefills_only = row.required("in_len") == 1, row.required("out_len") == 1

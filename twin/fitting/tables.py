@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "memory_kv.csv": ("model", "max_loras", "max_lora_rank", "kv_tokens", "error"),
+    "load_times.csv": ("model", "adapter_rank", "max_lora_rank", "source", "median_ms"),
+    "scheduler_time.csv": (
+        *("gpu_loras", "cpu_loras", "avg_batch_size", "avg_waiting_queue"),
+        *("sched_ms_per_step", "mean_loras_by_batch"),
+    ),
+    "step_latency_runs.csv": (
+        *("model", "max_num_seqs", "in_len", "out_len", "adapters", "max_loras", "rank", "failed"),
+        *("preemptions", "adapters_in_batch_mean", "expected_unique_uniform", "steps", "step_ms_p50"),
+        "median_itl_ms",
+    ),
+    "length_stats.csv": ("tokenizer", "field", "generated_over_requested"),
+}
+"""Tables of a measurement set, beside its runs, and the columns that the fits read of each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
     """One line of a table; `where` names both in errors."""
@@ -52,20 +69,20 @@ class TableRow:
         return value
 
 
-def read_rows(directory: Path, name: str, required: tuple[str, ...]) -> list[TableRow]:
-    """Read a table of a measurement set.
+def read_rows(directory: Path, name: str) -> list[TableRow]:
+    """Read a table of a measurement set, one of `TABLES`.
 
     Raises
     ------
     InvalidInputError
-        When the file or one of the required columns is missing.
+        When the file or one of its columns is missing.
     """
     path = directory / name
     if not path.is_file():
         raise InvalidInputError("measurements", f"must hold {name}, {directory} does not")
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        for column in required:
+        for column in TABLES[name]:
             if column not in (reader.fieldnames or ()):
                 raise InvalidInputError(f"measurements.{name}", f"must have a column {column}")
         return [TableRow(where=f"measurements.{name} line {reader.line_num}", cells=row) for row in reader]
