@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 20, 100)
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop waits for the interpreter's lock while another thread runs Python: a tenth of
+Python's own choice, for a small answer must not wait for the reading of a large body."""
+
 DESCRIPTION = (
     "How many GPUs a fleet of LoRA adapters on vLLM needs, which adapter goes where, "
     "and with which --max-loras."
@@ -91,6 +96,7 @@ async def _live(services: Services) -> None:
     show_build(context.catalog)
     await services.fleet.try_refresh()
     _calm_the_collector()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     context.ready.set()
     log.info("ready", calibrations=sorted(context.catalog.targets))
     await services.fleet.keep_fresh()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,15 +28,31 @@ RANKS = (8, 16, 32)
 RATES_RPS = (0.4, 0.1, 0.025)
 WARM_UP = 3
 
-CASES = (("place_1000", 1_000, 200), ("place_10000", 10_000, 30))
-"""Name, adapters in the workload, requests sent."""
+FIRST_PLAN = {"num_trials": 0}
+CASES: tuple[tuple[str, int, dict[str, int], int], ...] = (
+    ("place_1000", 1_000, {}, 200),
+    ("place_1000_first_plan", 1_000, FIRST_PLAN, 200),
+    ("place_10000", 10_000, {}, 30),
+    ("place_10000_first_plan", 10_000, FIRST_PLAN, 30),
+)
+"""Name, adapters in the workload, options, requests sent. Without the search for fewer GPUs what is left is
+the service itself and one packing."""
 
 NUM_READS = 2_000
+LOADED_SHARE = 0.5
+"""Of what ``POST /place`` takes at most, while reads are measured beside it."""
+
+BEGUN = b"placing"
+"""What the process that places tells the one that reads."""
+
 HTTP_OK = 200
 
 
 def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     """Return p50, p99 and requests a second of each case, one connection, one request at a time.
+
+    ``gpus_needed_loaded`` is measured while another process sends `LOADED_SHARE` of the placements (1,000
+    adapters) that one connection was answered.
 
     Parameters
     ----------
@@ -47,15 +64,47 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
             return bench_http(own_url)
     connection = _connect(url)
     figures: dict[str, dict[str, float]] = {}
-    for name, num_adapters, num_requests in CASES:
-        document = bench_workload(num_adapters)
+    for name, num_adapters, options, num_requests in CASES:
+        document = bench_workload(num_adapters) | {"options": options}
         figures[name] = _measure(connection, "POST", "/place", orjson.dumps(document), num_requests)
         body = orjson.dumps(by_columns(document))
         figures[f"{name}_columns"] = _measure(connection, "POST", "/place", body, num_requests)
     _request(connection, "PUT", "/workload", orjson.dumps(bench_workload(1_000)))
     figures["gpus_needed"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
+    with placing(url, LOADED_SHARE * figures["place_1000"]["rps"]):
+        figures["gpus_needed_loaded"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
     connection.close()
     return figures
+
+
+@contextmanager
+def placing(url: str, rate_rps: float) -> Iterator[None]:
+    """Have another process send placements of 1,000 adapters at a rate while the block runs."""
+    command = [sys.executable, "-m", "service.bench", url, str(rate_rps)]
+    process = spawn_tethered(command, output=subprocess.PIPE)
+    assert process.stdout is not None, "a pipe was asked for"
+    try:
+        told = process.stdout.readline()
+        if told.strip() != BEGUN:
+            raise UsageError(f"the placements beside the reads did not begin: {told!r}")
+        yield
+    finally:
+        stop(process, 5)
+        process.stdout.close()
+
+
+def keep_placing(url: str, rate_rps: float) -> None:
+    """Send placements at a rate, or as many as are answered one after the other, until killed."""
+    connection = _connect(url)
+    body = orjson.dumps(bench_workload(1_000))
+    _request(connection, "POST", "/place", body)
+    sys.stdout.buffer.write(BEGUN + b"\n")
+    sys.stdout.buffer.flush()
+    due_s = time.monotonic()
+    while True:
+        _request(connection, "POST", "/place", body)
+        due_s = max(due_s + 1 / rate_rps, time.monotonic())
+        time.sleep(max(0.0, due_s - time.monotonic()))
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
@@ -161,3 +210,7 @@ def _request(connection: http.client.HTTPConnection, method: str, path: str, bod
         raise UsageError(
             f"{method} {path} answered {response.status}: {answer[:500].decode(errors='replace')}"
         )
+
+
+if __name__ == "__main__":
+    keep_placing(sys.argv[1], float(sys.argv[2]))

@@ -38,7 +38,7 @@ def spawn_tethered(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    output: IO[bytes] | None = None,
+    output: IO[bytes] | int | None = None,
     keep_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a command that ends with this process, even when this one is killed.
@@ -52,7 +52,7 @@ def spawn_tethered(
     env
         Its environment; None inherits ours.
     output
-        Where its standard output and error go; None inherits ours.
+        Where its standard output and error go, as `subprocess.Popen` takes it; None inherits ours.
     keep_fds
         Open file descriptors that it inherits.
     """

@@ -190,13 +190,13 @@ def _check_types(columns: Mapping[str, Iterable[Any]]) -> None:
 
 def _workload(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[Any]]) -> Workload:
     """Return the domain's columns; null and absent become NaN, "not given"."""
-    nothing = [None] * len(columns["id"])
+    count = len(columns["id"])
 
     def number(name: str) -> NDArray[np.float64]:
-        return np.array(columns.get(name, nothing), np.float64)
+        return np.array(columns[name], np.float64) if name in columns else np.full(count, np.nan)
 
     arrival_cv = number("arrival_cv")
-    laws = columns.get("arrival_law", nothing)
+    laws = map(LAW_CODE.__getitem__, columns.get("arrival_law", ()))
     return Workload(
         base_model=base_model,
         gpu_type=gpu_type,
@@ -208,5 +208,7 @@ def _workload(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[Any
         input_tokens_cv=number("input_tokens_cv"),
         output_tokens_cv=number("output_tokens_cv"),
         arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
-        arrival_law=np.fromiter(map(LAW_CODE.__getitem__, laws), np.int8, count=len(laws)),
+        arrival_law=(
+            np.fromiter(laws, np.int8, count) if "arrival_law" in columns else np.zeros(count, np.int8)
+        ),
     )

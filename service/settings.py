@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         default=0.2, ge=0, le=1, description="It falls once fewer GPUs hold at rates higher by this share."
     )
 
+    worker_nice: int = Field(
+        default=10, ge=0, le=19, description="Added to the worker's niceness: answers come before its jobs."
+    )
     worker_ttl_s: int = Field(default=20, ge=16, description="RQ's `worker_ttl`.")
     job_heartbeat_s: int = Field(default=20, ge=4, description="A job silent for longer is run again.")
     maintenance_interval_s: int = Field(default=10, ge=1, description="How often silent jobs are sought.")

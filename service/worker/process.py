@@ -58,6 +58,7 @@ class TwinWorker(Worker):
 
 def run_worker(settings: Settings) -> None:
     """Work until SIGTERM; when the store is away, wait for it with growing pauses."""
+    os.nice(settings.worker_nice)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # its routine is a line every few seconds
     logging.getLogger("rq.job").setLevel(logging.WARNING)
     warm_twin()

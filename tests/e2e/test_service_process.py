@@ -83,6 +83,15 @@ def test_a_simulation_runs_as_a_job_once_and_reports(service):
     assert job_of(service, location)["ended_at"] == job["ended_at"]
 
 
+def test_the_worker_yields_the_processor_to_answers(service):
+    lower = min(19, os.getpriority(os.PRIO_PROCESS, service.process.pid) + 10)
+
+    def yields():
+        return os.getpriority(os.PRIO_PROCESS, service.child_pid("worker")) == lower
+
+    wait_until(yields, timeout_s=60, what="the worker's lower priority")
+
+
 def test_a_killed_service_leaves_no_process_and_loses_neither_job_nor_workload(mortal_service):
     service = mortal_service
     plan = service.client.put("/workload", json=workload_document(24)).json()
