@@ -62,6 +62,19 @@ class RunningGpu:
             )
 
 
+def running_of(placement: Placement) -> tuple[RunningGpu, ...]:
+    """Return the servers of a plan, as they run once it is in force."""
+    return tuple(
+        RunningGpu(
+            gpu=gpu.gpu,
+            max_loras=gpu.max_loras,
+            max_lora_rank=gpu.max_lora_rank,
+            rows=tuple(gpu.rows.tolist()),
+        )
+        for gpu in placement.gpus
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """An adapter that changes its GPU; numbers are those of the plan in force where the GPU runs."""

@@ -55,7 +55,7 @@ def max_loras_ladders(problem: PlacementProblem, also: Iterable[int] = ()) -> ND
     problem
         Whose calibration and surrogate limit them.
     also
-        Values beside the ladder's.
+        Values beside the ladder's; none where the problem fixes `max_loras`.
 
     Returns
     -------
@@ -63,7 +63,8 @@ def max_loras_ladders(problem: PlacementProblem, also: Iterable[int] = ()) -> ND
     training range cuts both ends.
     """
     least, greatest = problem.surrogate.ranges[feature.MAX_LORAS]
-    values = sorted({*MAX_LORAS_LADDER, *also})
+    known = {*MAX_LORAS_LADDER, *also} if problem.max_loras is None else {problem.max_loras}
+    values = sorted(known)
     ladder = np.array([value for value in values if least <= value <= greatest], dtype=np.int64)
     ranks = usable_slot_ranks(problem)
     ladders = np.zeros((len(ranks), len(ladder)), dtype=np.int64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.kernels import features as feature
 from placer.errors import InvalidProblemError
 from placer.margins import DEFAULT_MARGINS, Margins
 from placer.ranks import ACCEPTED_MAX_LORA_RANKS, slot_rank_classes
@@ -49,6 +50,8 @@ class PlacementProblem:
         Largest predicted probability of starvation that one GPU may have, in (0, 1).
     max_model_len
         Longest request in tokens that every server takes; None takes the model's own.
+    max_loras
+        Slots of every server; None lets each have its own number.
     margins
         Limits that every GPU keeps beside `starvation_risk`.
     num_trials
@@ -68,6 +71,7 @@ class PlacementProblem:
     max_gpus: int | None = None
     starvation_risk: float = DEFAULT_STARVATION_RISK
     max_model_len: int | None = None
+    max_loras: int | None = None
     margins: Margins = DEFAULT_MARGINS
     num_trials: int = DEFAULT_NUM_TRIALS
 
@@ -81,6 +85,7 @@ class PlacementProblem:
         if self.num_trials != 0:
             _require_integer("num_trials", self.num_trials, MAX_TRIALS)
         self._check_identity()
+        self._check_max_loras()
         self._check_ranks()
 
     @property
@@ -107,6 +112,15 @@ class PlacementProblem:
                 f"must be trained on calibration {self.calibration.calibration_id!r} as it is, "
                 f"got one of {self.surrogate.calibration_id!r}",
             )
+
+    def _check_max_loras(self) -> None:
+        """Refuse slots that the surrogate was not trained for: no extrapolation."""
+        if self.max_loras is None:
+            return
+        least, greatest = self.surrogate.ranges[feature.MAX_LORAS].tolist()
+        _require_integer("max_loras", self.max_loras, max(int(greatest), 1))
+        if self.max_loras < least:
+            raise InvalidProblemError("max_loras", f"must be >= {least:g}, got {self.max_loras}")
 
     def _check_ranks(self) -> None:
         """Refuse ranks whose slots would be larger than any that was measured: no extrapolation."""

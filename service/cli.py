@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import keys, paged, run, scaling, surrogate, twin
+from service.commands import keys, paged, run, scaling, surrogate, twin, what_if
 
 app = typer.Typer(
     name="loadmaster",
@@ -20,6 +20,7 @@ app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.place)
 app.command("re-place")(run.re_place)
+app.command("what-if")(what_if.what_if)
 app.command("gpus-needed")(run.gpus_needed)
 app.command()(twin.simulate)
 app.command()(twin.validate)

@@ -30,6 +30,7 @@ from service.schemas import (
     WorkloadSchema,
 )
 from service.schemas_fleet import InForceListSchema
+from service.schemas_what_if import WhatIfSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -241,6 +242,10 @@ class Client:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
         return self.send(place_call(workload))
 
+    def what_if(self, request: Any) -> WhatIfSchema:
+        """Return what changes would ask for; without adapters, of the workload in force."""
+        return self.send(what_if_call(request))
+
     def put_workload(self, workload: Any) -> PlanSchema:
         """Put a workload in force and return its plan."""
         return self.send(put_workload_call(workload))
@@ -336,6 +341,10 @@ class AsyncClient:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
         return await self.send(place_call(workload))
 
+    async def what_if(self, request: Any) -> WhatIfSchema:
+        """Return what changes would ask for; without adapters, of the workload in force."""
+        return await self.send(what_if_call(request))
+
     async def put_workload(self, workload: Any) -> PlanSchema:
         """Put a workload in force and return its plan."""
         return await self.send(put_workload_call(workload))
@@ -364,6 +373,11 @@ class AsyncClient:
 def place_call(workload: Any) -> Call[PlanSchema]:
     """Return ``POST /place``."""
     return Call(method="POST", path="/place", answer=PlanSchema, content=_body(workload))
+
+
+def what_if_call(request: Any) -> Call[WhatIfSchema]:
+    """Return ``POST /what-if``."""
+    return Call(method="POST", path="/what-if", answer=WhatIfSchema, content=_body(request))
 
 
 def put_workload_call(workload: Any) -> Call[PlanSchema]:

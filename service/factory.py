@@ -11,6 +11,7 @@ from service.services.placement import PlacementService
 from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
 from service.services.verification import VerificationService
+from service.services.what_if import WhatIfService
 from service.storage.jobs import JobStore
 from service.storage.workloads import WorkloadStore
 
@@ -25,6 +26,7 @@ class Services:
     context: ProcessContext
     placements: PlacementService
     replacements: ReplacementService
+    what_ifs: WhatIfService
     fleet: FleetService
     simulations: SimulationService
     verifications: VerificationService
@@ -41,6 +43,7 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         context=context,
         placements=placements,
         replacements=ReplacementService(placements, settings),
+        what_ifs=WhatIfService(placements, settings),
         workloads=workloads,
         fleet=FleetService(
             settings,

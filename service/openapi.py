@@ -17,6 +17,7 @@ from service.schemas import (
     WorkloadSchema,
 )
 from service.schemas_fleet import RatesRequest
+from service.schemas_what_if import WhatIfRequest
 from service.services.guard import access_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _own_schemas() -> dict[str, Any]:
             WorkloadSchema,
             ColumnarWorkloadSchema,
             ReplaceRequest,
+            WhatIfRequest,
             RatesRequest,
             SimulateRequest,
             ProblemSchema,

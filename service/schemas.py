@@ -105,6 +105,9 @@ class OptionsSchema(Border):
         le=1_000_000,
         description="Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan.",
     )
+    max_loras: int | None = Field(
+        default=None, ge=1, le=4096, description="Slots of every server; without it, each has its own."
+    )
     max_moves: int | None = Field(
         default=None,
         ge=0,

@@ -257,6 +257,22 @@ class Workload:
             **columns,
         )
 
+    def joined(self, more: Workload) -> Workload:
+        """Return the workload with the adapters of another one after its own; names are its own."""
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(more, name)])
+            for name in ("rank", "arrival_law", *_FLOAT_COLUMNS)
+        }
+        for name in _OBJECT_COLUMNS:
+            parts = [getattr(each, name) or (None,) * each.num_adapters for each in (self, more)]
+            columns[name] = (*parts[0], *parts[1])
+        return Workload(
+            base_model=self.base_model,
+            gpu_type=self.gpu_type,
+            adapter_ids=(*self.adapter_ids, *more.adapter_ids),
+            **columns,
+        )
+
     def _set_laws(self, count: int) -> None:
         """Fill in the columns that may be left out, and make them read-only."""
         law = np.ascontiguousarray(self.arrival_law)

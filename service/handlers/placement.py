@@ -16,6 +16,7 @@ from service.schemas import (
     ReplaceRequest,
     WorkloadSchema,
 )
+from service.schemas_what_if import WhatIfRequest, WhatIfSchema
 
 router = APIRouter(tags=["placement"])
 
@@ -57,6 +58,27 @@ async def re_place(request: Request) -> Response:
     async with bodies_of(request).read(request) as body:
         answer = await services.context.place_pool.run(lambda: services.replacements.answer(body))
     return json_response(answer)
+
+
+@router.post(
+    "/what-if",
+    summary="What changes would ask for: GPUs now and then, and the way there.",
+    openapi_extra=describe_body(WhatIfRequest),
+    responses={200: {"model": WhatIfSchema}} | PLACING_PROBLEMS,
+)
+async def what_if(request: Request) -> Response:
+    """Answer from memory; nothing that is in force changes.
+
+    Each change is judged by itself: planned from scratch, and re-placed from the servers that run.
+    """
+    services = ready_services(request)
+    pool = services.context.place_pool
+    async with bodies_of(request).read(request) as body:
+        asked = await pool.run(lambda: services.what_ifs.read(body))
+        in_force = None
+        if not asked.adapters:
+            in_force = services.fleet.plan_of(asked.base_model, asked.gpu_type)
+        return json_response(await pool.run(lambda: services.what_ifs.answer(asked, in_force)))
 
 
 @router.get(

@@ -115,6 +115,10 @@ class FleetService:
         """
         return self._in_force(base_model, gpu_type).key
 
+    def plan_of(self, base_model: str | None, gpu_type: str | None) -> Plan:
+        """Return the plan in force that is meant; raises as `chosen`."""
+        return self._in_force(base_model, gpu_type).plan
+
     def plan(self, key: FleetKey) -> bytes:
         """Return the plan in force for a key, encoded."""
         return self._plans[key].answer

@@ -118,6 +118,7 @@ class PlacementService:
                 max_gpus=options.max_gpus,
                 starvation_risk=options.starvation_risk,
                 num_trials=options.num_trials,
+                max_loras=options.max_loras,
             )
         except InvalidProblemError as error:
             is_option = error.field in OptionsSchema.model_fields
@@ -144,10 +145,10 @@ def verification_document(checked: Verification) -> dict[str, Any]:
             {
                 "gpu": gpu.gpu,
                 "starved": report.starved,
-                "throughput_tok_s": _number(report.throughput_tok_s),
-                "offered_tok_s": _number(report.offered_tok_s),
-                "itl_ms": _number(report.itl.mean_ms),
-                "ttft_ms": _number(report.ttft.mean_ms),
+                "throughput_tok_s": number_or_none(report.throughput_tok_s),
+                "offered_tok_s": number_or_none(report.offered_tok_s),
+                "itl_ms": number_or_none(report.itl.mean_ms),
+                "ttft_ms": number_or_none(report.ttft.mean_ms),
             }
             for gpu, report in zip(checked.placement.gpus, checked.reports, strict=True)
             if report is not None
@@ -186,15 +187,19 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "gap": placement.gap,
         "bound_rests_on": placement.bound_rests_on,
         "given_up": _given_up(placement, problem),
-        "starvation_probability": _number(placement.starvation_probability),
+        "starvation_probability": number_or_none(placement.starvation_probability),
         "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
-        "unplaced": [
-            {"adapter": ids[row.row], "code": row.code, "reason": row.reason} for row in placement.unplaced
-        ],
+        "unplaced": unplaced_documents(placement, problem),
         "surrogate_version": problem.surrogate.version,
         "calibration_id": problem.calibration.calibration_id,
         "verification": plan.verification,
     }
+
+
+def unplaced_documents(placement: Placement, problem: PlacementProblem) -> list[dict[str, str]]:
+    """Return the adapters without a GPU as JSON values."""
+    ids = problem.workload.adapter_ids
+    return [{"adapter": ids[row.row], "code": row.code, "reason": row.reason} for row in placement.unplaced]
 
 
 def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
@@ -217,18 +222,19 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
         "max_lora_rank": gpu.max_lora_rank,
         "adapters": [ids[row] for row in gpu.rows.tolist()],
         "predicted": {
-            "throughput_tok_s": _number(predicted.throughput_tok_s),
-            "offered_tok_s": _number(predicted.offered_tok_s),
-            "starvation_probability": _number(predicted.starvation_probability),
-            "itl_ms": _number(predicted.itl_ms),
-            "ttft_ms": _number(predicted.ttft_ms),
+            "throughput_tok_s": number_or_none(predicted.throughput_tok_s),
+            "offered_tok_s": number_or_none(predicted.offered_tok_s),
+            "starvation_probability": number_or_none(predicted.starvation_probability),
+            "itl_ms": number_or_none(predicted.itl_ms),
+            "ttft_ms": number_or_none(predicted.ttft_ms),
             "out_of_range": list(predicted.out_of_range),
         },
         "binding_constraint": gpu.binding_constraint,
-        "head_room": {name: _number(share) for name, share in gpu.head_room.items()},
+        "head_room": {name: number_or_none(share) for name, share in gpu.head_room.items()},
         "vllm_args": vllm_args(gpu, problem),
     }
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """Return a number as answers show it, None where it is not finite."""
     return round(float(value), 6) if math.isfinite(value) else None

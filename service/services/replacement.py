@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,7 +15,10 @@ from service.services.limits import check_size
 from service.services.placement import NOT_ASKED, Plan, plan_document, plan_id_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from placer.delta import PlacementDelta
+    from service.schemas import CurrentSchema
     from service.services.placement import PlacementService
     from service.settings import Settings
 
@@ -42,7 +45,7 @@ class ReplacementService:
         problem = self._placements.problem_of(
             WorkloadRequest(workload=request.to_domain(), options=request.options)
         )
-        current = running_gpus(request)
+        current = running_gpus(request.current, problem.workload.adapter_ids)
         try:
             delta = re_place(problem, current, request.options.max_moves)
         except InvalidProblemError as error:
@@ -56,11 +59,17 @@ class ReplacementService:
         return encode_delta(plan, delta)
 
 
-def running_gpus(request: ReplaceRequest) -> tuple[RunningGpu, ...]:
-    """Return the servers that run; adapters that the workload no longer has are left out."""
-    row_of = {adapter.id: row for row, adapter in enumerate(request.adapters)}
+def running_gpus(current: CurrentSchema, adapter_ids: Sequence[str]) -> tuple[RunningGpu, ...]:
+    """Return the servers that run; adapters that the workload no longer has are left out.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the field.
+    """
+    row_of = {name: row for row, name in enumerate(adapter_ids)}
     running = []
-    for number, gpu in enumerate(request.current.gpus):
+    for number, gpu in enumerate(current.gpus):
         try:
             running.append(
                 RunningGpu(
@@ -80,7 +89,7 @@ def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
     """Return the plan and its difference as JSON (`service.schemas.DeltaSchema`)."""
     ids = plan.problem.workload.adapter_ids
     document = plan_document(plan)
-    document["feasible"] = document["feasible"] and not delta.unmended
+    document["feasible"] = delta_holds(delta)
     document["gap"] = document["gap"] if document["feasible"] else None
     return orjson.dumps(
         document
@@ -91,6 +100,16 @@ def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
             "restarts": list(delta.restarts),
             "opened": list(delta.opened),
             "closed": list(delta.closed),
-            "unmended": [{"gpu": row.gpu, "reason": row.reason} for row in delta.unmended],
+            "unmended": unmended_documents(delta),
         }
     )
+
+
+def delta_holds(delta: PlacementDelta) -> bool:
+    """Tell whether every adapter has a GPU and no GPU is too full."""
+    return delta.placement.feasible and not delta.unmended
+
+
+def unmended_documents(delta: PlacementDelta) -> list[dict[str, Any]]:
+    """Return the GPUs that stay too full as JSON values."""
+    return [{"gpu": row.gpu, "reason": row.reason} for row in delta.unmended]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from service.cli import run_command_line
-from service.schemas import PlanSchema
+from service.schemas import DeltaSchema, PlanSchema
+from service.schemas_what_if import WhatIfSchema
 from tests.support.service_process import ROOT, clean_environment
 from tests.support.trace_files import AZURE, servegen_files, table, write_text
 from tests.support.workload_documents import adapter_document, workload_document
@@ -29,6 +30,8 @@ COMMANDS = (
     "openapi",
     "keys",
     "gpus-needed",
+    "re-place",
+    "what-if",
     "simulate-scaling",
 )
 
@@ -83,6 +86,52 @@ def test_place_without_json_prints_a_table(loadmaster, workload_file):
     assert "lower bound" in done.stdout
 
 
+def test_re_place_tells_the_moves_from_the_servers_that_run(loadmaster, tmp_path):
+    adapters = [f"adapter-{n}" for n in range(6)]
+    current = {"gpus": [{"gpu": 4, "max_loras": 6, "max_lora_rank": 32, "adapters": adapters}]}
+    path = tmp_path / "running.json"
+    path.write_text(json.dumps(workload_document(7, current=current)))
+    done = loadmaster("re-place", "--workload", path, "--json")
+    assert done.returncode == 0, done.stderr
+    delta = DeltaSchema.model_validate_json(done.stdout)
+    assert [gpu.gpu for gpu in delta.gpus] == [4]
+    assert (delta.moves, delta.restarts, delta.unmended) == ([], [], [])
+    assert "0 moves, restarts []" in loadmaster("re-place", "--workload", path).stdout
+
+
+def test_what_if_tells_what_each_option_and_the_files_own_changes_would_ask_for(loadmaster, tmp_path):
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps(workload_document(6, changes=[{"name": "as asked", "max_loras": 4}])))
+    more = tmp_path / "more.json"
+    more.write_text(json.dumps([adapter_document(9)]))
+    options = ("--scale-rates", "2", "--scale-rates", "30", "--add-adapters", more)
+    done = loadmaster("what-if", "--workload", path, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = WhatIfSchema.model_validate_json(done.stdout)
+    names = ["as asked", "scale_rates 2", "scale_rates 30", "add_adapters of 1"]
+    assert [change.name for change in answer.changes] == names
+    assert [change.from_current.loads for change in answer.changes] == [0, 0, 0, 1]
+    table = loadmaster("what-if", "--workload", path, *options).stdout
+    assert "scale_rates 30" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "changes"),
+        (["--max-loras", "4000"], "changes[0].max_loras"),
+        (["--lose-gpus", "7"], "changes[0].lose_gpus"),
+        (["--add-adapters", "FILE"], "changes[0].add_adapters[0].id"),
+        (["--add-adapters", "/nowhere/a.json"], "/nowhere/a.json"),
+    ],
+)
+def test_a_change_that_cannot_be_supposed_exits_2_and_is_named(loadmaster, workload_file, options, reason):
+    options = [workload_file if option == "FILE" else option for option in options]
+    done = loadmaster("what-if", "--workload", workload_file, *options)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
@@ -106,6 +155,8 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
     [
         ["place"],
         ["place", "--workload", "/nowhere/w.json"],
+        ["re-place", "--workload", "/nowhere/w.json"],
+        ["what-if", "--scale-rates", "2"],
         ["bench", "nothing"],
         ["bench", "place", "--family", "nothing"],
         ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
@@ -130,6 +181,9 @@ def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster
     "arguments",
     [
         ["place", "--workload", "FILE"],
+        ["re-place", "--workload", "FILE"],
+        ["what-if", "--workload", "FILE", "--scale-rates", "2"],
+        ["what-if", "--workload", "WORKLOAD", "--add-adapters", "FILE"],
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--calibration", "FILE"],
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--trace", "FILE"],
         ["validate", "--runs", "FILE"],

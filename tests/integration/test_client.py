@@ -34,6 +34,7 @@ def test_every_call_answers_a_model(url):
         assert service.workload().adapters[0].rate_rps == 0.2
         assert service.place(service.workload()).num_gpus == service.plan().num_gpus
         assert len(service.workloads().workloads) == 1
+        assert service.what_if({"changes": [{"max_loras": 8}]}).running_gpus == service.plan().num_gpus
         job = service.simulate(simulation_document())
         assert service.job(job.job_id).job_id == job.job_id in {row.job_id for row in service.jobs().jobs}
         service.withdraw_workload()
@@ -59,6 +60,7 @@ def test_the_same_with_asyncio(url):
             assert (await service.gpus_needed()).gpus_needed >= plan.num_gpus
             assert (await service.plan()).plan_id == (await service.place(workload_document(6))).plan_id
             assert (await service.patch_rates({"adapter-0": 0.2})).num_gpus >= 1
+            assert (await service.what_if({"changes": [{"scale_rates": 2}]})).changes[0].feasible
             job = await service.simulate(simulation_document(seed=7))
             assert (await service.job(job.job_id)).kind == "simulate"
             with pytest.raises(ProblemError):

@@ -1,6 +1,7 @@
 """The domain's nouns refuse every bad value and name the field."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,17 @@ def test_a_subset_is_the_workload_of_its_rows(rows, data):
     assert subset.adapter_ids == direct.adapter_ids
     for name in Workload.__slots__[3:]:
         np.testing.assert_array_equal(getattr(subset, name), getattr(direct, name))
+
+
+@settings(max_examples=num_examples(50), deadline=None)
+@given(adapters, adapters)
+def test_joined_workloads_are_the_workload_of_all_rows(first, second):
+    second = [replace(row, adapter_id=f"more-{number}") for number, row in enumerate(second)]
+    joined = Workload.from_adapters(first).joined(Workload.from_adapters(second))
+    direct = Workload.from_adapters([*first, *second])
+    assert joined.adapter_ids == direct.adapter_ids
+    for name in Workload.__slots__[3:]:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(direct, name))
 
 
 @settings(max_examples=num_examples(50), deadline=None)

@@ -1,0 +1,146 @@
+"""What a change would ask for: GPUs from scratch, and the way there from the servers that run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from placer.delta import re_place
+from placer.errors import InvalidProblemError
+from placer.packing import place
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from placer.delta import PlacementDelta, RunningGpu
+    from placer.placement import Placement
+    from placer.problem import PlacementProblem
+    from twin.domain import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Change:
+    """What is supposed; parts left out stay as they are.
+
+    Attributes
+    ----------
+    scale_rates
+        Factor on rates, > 0.
+    scaled_rows
+        (k,) int64, rows of the workload whose rates it scales; None is all.
+    added
+        Adapters that come.
+    lose_gpus
+        Servers that fail and are not replaced: those with the most traffic, the worst case.
+    max_loras
+        Slots of every server.
+    starvation_risk
+        In place of the problem's.
+    """
+
+    scale_rates: float = 1.0
+    scaled_rows: NDArray[np.int64] | None = None
+    added: Workload | None = None
+    lose_gpus: int = 0
+    max_loras: int | None = None
+    starvation_risk: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Consequence:
+    """What a change comes to.
+
+    Attributes
+    ----------
+    problem
+        The problem with the change.
+    placement
+        Its plan from scratch, with the fewest GPUs that were found.
+    delta
+        The plan near the servers that run, and how to get there.
+    lost
+        Servers that failed, by number.
+    num_loads
+        Adapters that are loaded where no server that runs has them: new ones, and those of the lost.
+    """
+
+    problem: PlacementProblem
+    placement: Placement
+    delta: PlacementDelta
+    lost: tuple[int, ...]
+    num_loads: int
+
+
+def consequence(
+    problem: PlacementProblem,
+    current: tuple[RunningGpu, ...],
+    change: Change,
+    max_moves: int | None = None,
+) -> Consequence:
+    """Return what a change comes to.
+
+    Parameters
+    ----------
+    problem
+        The workload as it is, and how it is planned.
+    current
+        The servers that run, with the rows that each serves.
+    change
+        What is supposed.
+    max_moves
+        As in `placer.delta.re_place`.
+
+    Raises
+    ------
+    InvalidProblemError, InvalidInputError
+        Naming the field: of the change, or ``adapters[i].name`` of the workload with the change.
+    """
+    lost = _lost(problem.workload, current, change.lose_gpus)
+    changed = _changed(problem, change, len(current))
+    left = tuple(gpu for gpu in current if gpu.gpu not in lost)
+    delta = re_place(changed, left, max_moves)
+    served = {row for gpu in left for row in gpu.rows}
+    placed = (row for gpu in delta.placement.gpus for row in gpu.rows.tolist())
+    return Consequence(
+        problem=changed,
+        placement=place(changed),
+        delta=delta,
+        lost=lost,
+        num_loads=sum(row not in served for row in placed),
+    )
+
+
+def _changed(problem: PlacementProblem, change: Change, num_running: int) -> PlacementProblem:
+    workload = problem.workload
+    if change.scale_rates != 1.0:
+        rates = workload.rate_rps.copy()
+        rows = slice(None) if change.scaled_rows is None else change.scaled_rows
+        rates[rows] *= change.scale_rates
+        workload = replace(workload, rate_rps=rates)
+    if change.added is not None:
+        workload = workload.joined(change.added)
+    max_gpus = problem.max_gpus
+    if change.lose_gpus:
+        left = num_running - change.lose_gpus
+        max_gpus = left if max_gpus is None else min(left, max_gpus)
+    return replace(
+        problem,
+        workload=workload,
+        max_gpus=max_gpus,
+        max_loras=problem.max_loras if change.max_loras is None else change.max_loras,
+        starvation_risk=(
+            problem.starvation_risk if change.starvation_risk is None else change.starvation_risk
+        ),
+    )
+
+
+def _lost(workload: Workload, current: tuple[RunningGpu, ...], count: int) -> tuple[int, ...]:
+    """Return the numbers of the servers with the most traffic."""
+    if count and count >= len(current):
+        raise InvalidProblemError(
+            "lose_gpus", f"must leave one of the {len(current)} GPUs that run, got {count}"
+        )
+    offered = workload.rate_rps * (workload.input_tokens_mean + workload.output_tokens_mean)
+    by_traffic = sorted(current, key=lambda gpu: (-float(offered[list(gpu.rows)].sum()), gpu.gpu))
+    return tuple(sorted(gpu.gpu for gpu in by_traffic[:count]))
