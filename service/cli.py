@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import keys, paged, run, scaling, surrogate, twin, what_if
+from service.commands import keys, paged, run, scaling, surrogate, twin, what_if, workload
 
 app = typer.Typer(
     name="loadmaster",
@@ -27,6 +27,8 @@ app.command()(twin.validate)
 app.command()(paged.simulate_paged)
 app.command()(paged.validate_paged)
 app.add_typer(keys.keys_app)
+workload.workload_app.command("import", epilog=workload.IMPORT_EXAMPLES)(workload.import_workload)
+app.add_typer(workload.workload_app)
 app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)

@@ -173,3 +173,19 @@ class UsageError(ServiceError):
     code = "usage"
     status = 422
     title = "The command cannot be carried out"
+
+
+class ImportSourceError(ServiceError):
+    """A source of a workload that cannot be read, or that does not tell enough."""
+
+    code = "import_source"
+    status = 422
+    title = "The source cannot be imported"
+
+
+class ExportError(ServiceError):
+    """A plan that the chosen form cannot express."""
+
+    code = "export"
+    status = 422
+    title = "The plan cannot be exported so"

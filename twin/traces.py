@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,11 @@ def read_trace(path: Path, adapter_ids: Sequence[str]) -> RequestStream:
 
 
 def read_any_trace(
-    path: Path, *, trace_format: str | None = None, known_ids: Mapping[str, Any] | None = None
+    path: Path,
+    *,
+    trace_format: str | None = None,
+    known_ids: Mapping[str, Any] | None = None,
+    adapter_column: str | None = None,
 ) -> Trace:
     """Read a trace in one of `TRACE_FORMATS`, as CSV or JSON lines, gzip or not.
 
@@ -167,6 +171,8 @@ def read_any_trace(
         Name of the format; None recognises it by its columns.
     known_ids
         If given, an adapter that is not in it is refused.
+    adapter_column
+        The column that names adapters, beside or in place of the format's own.
 
     Raises
     ------
@@ -175,16 +181,24 @@ def read_any_trace(
     """
     try:
         with open_text(path) as stream:
-            return _read(stream, path.name, trace_format, known_ids)
+            return _read(stream, path.name, trace_format, known_ids, adapter_column)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidInputError("trace", f"{path.name} must be text, gzip or not: {error}") from error
 
 
 def _read(
-    stream: TextIO, file_name: str, trace_format: str | None, known_ids: Mapping[str, Any] | None
+    stream: TextIO,
+    file_name: str,
+    trace_format: str | None,
+    known_ids: Mapping[str, Any] | None,
+    adapter_column: str | None,
 ) -> Trace:
     names, records = _records(stream, file_name)
+    if adapter_column is not None and adapter_column not in names:
+        raise InvalidInputError(f"trace.{adapter_column}", f"is a column that {file_name} lacks")
     chosen = _format_of(names, trace_format, file_name)
+    if adapter_column is not None:
+        chosen = replace(chosen, adapter_id=adapter_column)
     columns: tuple[list[float], list[int], list[int]] = ([], [], [])
     ids: list[str] = []
     for line, record in records:

@@ -10,9 +10,10 @@ import pytest
 from service.cli import run_command_line
 from service.schemas import DeltaSchema, PlanSchema
 from service.schemas_what_if import WhatIfSchema
+from tests.support.peft_folders import write_adapter
 from tests.support.service_process import ROOT, clean_environment
 from tests.support.trace_files import AZURE, servegen_files, table, write_text
-from tests.support.workload_documents import adapter_document, workload_document
+from tests.support.workload_documents import LLAMA, adapter_document, workload_document
 
 COMMANDS = (
     "serve",
@@ -33,6 +34,7 @@ COMMANDS = (
     "re-place",
     "what-if",
     "simulate-scaling",
+    "workload",
 )
 
 
@@ -300,3 +302,38 @@ def test_the_api_process_never_loads_what_only_training_needs():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_workload_is_made_of_the_adapters_on_disk_and_the_gateway_s_log(loadmaster, tmp_path):
+    for name, rank in (("sql", 16), ("acme/chat", 8)):
+        write_adapter(tmp_path / "adapters" / name, rank)
+    rows = ({"ts": second, "model": "sql", "prompt_tokens": 120} for second in range(0, 3601, 10))
+    (tmp_path / "gateway.log").write_text("".join(json.dumps(row) + "\n" for row in rows) + "noise\n")
+    done = loadmaster("workload", "import", tmp_path / "adapters", tmp_path / "gateway.log")
+    assert done.returncode == 0, done.stderr
+    by_id = {row["id"]: row for row in json.loads(done.stdout)["adapters"]}
+    assert (by_id["sql"]["rank"], by_id["sql"]["input_tokens_mean"]) == (16, 120)
+    assert by_id["sql"]["rate_rps"] == pytest.approx(361 / 3600, rel=1e-5)
+    assert "guessed: 1 x rate 0.000278 requests/s, of adapters without a request" in done.stderr
+    assert "dropped: 1 x gateway.log: lines without a request" in done.stderr
+
+    (tmp_path / "w.json").write_text(done.stdout)
+    placed = loadmaster("place", "--workload", tmp_path / "w.json", "--json")
+    assert placed.returncode == 0, placed.stderr
+
+
+def test_an_import_written_to_a_file_reports_as_json(loadmaster, tmp_path):
+    (tmp_path / "fleet.csv").write_text("id,rank,rate\na,16,0.5\n")
+    options = ("--base-model", LLAMA, "--out", tmp_path / "w.json", "--json")
+    done = loadmaster("workload", "import", tmp_path / "fleet.csv", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["adapters"] == 1
+    assert json.loads((tmp_path / "w.json").read_text())["adapters"][0]["id"] == "a"
+
+
+def test_an_import_that_cannot_be_exits_with_2_and_the_cell(loadmaster, tmp_path):
+    (tmp_path / "fleet.csv").write_text("id,rank,rate\na,x,0.5\n")
+    done = loadmaster("workload", "import", tmp_path / "fleet.csv", "--base-model", LLAMA)
+    assert done.returncode == 2
+    assert "fleet.csv row 2, column rank: must be a number, got 'x'" in done.stderr
+    assert done.stdout == ""

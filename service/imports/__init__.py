@@ -1,0 +1,1 @@
+"""Workloads from where they are: logs, metrics, adapters on disk, tables, traces."""
