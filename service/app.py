@@ -26,11 +26,14 @@ from service.services.guard import Guard
 from service.services.warmup import warm_placement
 from service.storage.audit import AuditLog
 from service.storage.keys import KeyFile
+from service.storage.news import listen
+from service.storage.turns import turn_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.factory import Services
+    from service.peers import Peers
     from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -46,8 +49,17 @@ DESCRIPTION = (
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
-    """Return the application; calibrations, threads and connections come with its start."""
+def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | None = None) -> FastAPI:
+    """Return the application; calibrations, threads and connections come with its start.
+
+    Parameters
+    ----------
+    settings, clock
+        Without a clock, the machine's.
+    peers
+        This process among others that share its listening socket: its start ends when it is ready, and the
+        others answer until then.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,15 +69,24 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         app.state.services = services
         app.state.audit = AuditLog(settings.audit_path)
         app.state.bodies = BodyReader(settings)
-        life = asyncio.create_task(_live(services))
-        keys = asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s))
+        app.state.peers = peers
+        tasks = [
+            asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s)),
+            asyncio.create_task(listen(settings, services.fleet.hear)),
+        ]
         try:
+            if peers is not None:
+                await _get_ready_in_turn(services)
+                await peers.open()
+            tasks.append(asyncio.create_task(_live(services)))
             yield
         finally:
-            for task in (life, keys):
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+            if peers is not None:
+                await peers.close()
             services.context.close()
 
     app = FastAPI(
@@ -86,20 +107,34 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
 
 
 async def _live(services: Services) -> None:
-    """Compile what requests need, take up the workload in force, tell that we are ready, keep fresh."""
+    """Get ready, and keep fresh."""
+    if not services.context.ready.is_set():
+        try:
+            await _get_ready(services)
+        except Exception:
+            log.exception("warm_up_failed")  # readiness stays red
+            return
+    await services.fleet.keep_fresh()
+
+
+async def _get_ready(services: Services) -> None:
+    """Compile what requests need, take up the workload in force, tell that we are ready."""
     context = services.context
-    try:
-        await asyncio.to_thread(warm_placement, context.catalog, services.placements)
-    except Exception:
-        log.exception("warm_up_failed")  # readiness stays red
-        return
+    await asyncio.to_thread(warm_placement, context.catalog, services.placements)
     show_build(context.catalog)
     await services.fleet.try_refresh()
     _calm_the_collector()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     context.ready.set()
     log.info("ready", calibrations=sorted(context.catalog.targets))
-    await services.fleet.keep_fresh()
+
+
+async def _get_ready_in_turn(services: Services) -> None:
+    """Get ready while no other process of this `serve` does: the first compiles, the others read."""
+    directory = services.context.settings.peers_dir
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with turn_of(directory / "warm-up.lock"):
+        await _get_ready(services)
 
 
 async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:

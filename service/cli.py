@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(run.serve)
 app.command()(run.worker)
+app.command(hidden=True)(run.api)
 app.command()(run.place)
 app.command("re-place")(run.re_place)
 app.command("what-if")(what_if.what_if)

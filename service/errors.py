@@ -160,6 +160,13 @@ class KeyFileError(ServiceError):
     title = "The API keys cannot be read"
 
 
+class SocketDirectoryError(ServiceError):
+    """Another user prepared the directory where our sockets are to be."""
+
+    code = "socket_directory"
+    title = "The sockets' directory is another user's"
+
+
 class StoreStartError(ServiceError):
     """The embedded store cannot be started."""
 

@@ -72,6 +72,22 @@ SURROGATE_INFO = Gauge(
     ("calibration_id", "surrogate_version"),
     registry=REGISTRY,
 )
+KNOWN_ALIKE = frozenset(
+    family.name
+    for gauge in (
+        GPUS_NEEDED,
+        PLAN_AGE,
+        PLAN_GAP,
+        PLAN_GPUS,
+        PLAN_RISK,
+        PLAN_UNPLACED,
+        BUILD_INFO,
+        SURROGATE_INFO,
+    )
+    for family in gauge.describe()
+)
+"""What every process on the same store tells alike."""
+
 AUDIT_FAILURES = Counter(
     "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
 )
@@ -95,10 +111,23 @@ def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def configure_logging(level: str) -> None:
-    """Send every log line, our own and the libraries', to stderr as one JSON object."""
+def configure_logging(level: str, process: str | None = None) -> None:
+    """Send every log line, our own and the libraries', to stderr as one JSON object.
+
+    Parameters
+    ----------
+    level
+        The least that is told.
+    process
+        This process's name among others that write to the same place.
+    """
+
+    def name_process(_logger: object, _method: str, event: EventDict) -> EventDict:
+        return event if process is None else {**event, "process": process}
+
     shared = [
         merge_contextvars,
+        name_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -144,6 +144,11 @@ class Child:
         if self.process is None and now >= self.start_after:
             self.launch()
 
+    def ask_to_stop(self) -> None:
+        """Send it SIGTERM, if it runs, and do not wait."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
     def stop(self, timeout_s: float) -> None:
         """End it, if it runs."""
         if self.process is not None:

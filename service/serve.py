@@ -1,10 +1,11 @@
-"""``loadmaster serve``: the store, a worker and the HTTP server as one unit that ends together."""
+"""``loadmaster serve``: store, worker and HTTP processes as one unit that ends together."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import time
@@ -12,13 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 import uvloop
 
-from service.app import create_app
+from service.api import answer_alone
 from service.errors import UsageError
+from service.peers import Peers
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
-from service.protocol import GuardedProtocol
 from service.storage.embedded import spawn_store, start_store, store_url
 from service.storage.keys import KeyFile
 
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
 STORE_STOP_S = 20.0
+STOP_GRACE_S = 5.0
+"""What an HTTP process may take to end beyond the time to drain."""
+
+SUPERVISOR = "serve"
+"""The supervisor's name among the processes."""
 
 log = structlog.get_logger()
 
@@ -47,63 +51,94 @@ def serve(settings: Settings) -> None:
     with listener:
         lock = lock_data_dir(settings.data_dir)
         try:
-            with _children(settings, lock) as children:
-                server = _server(settings)
-                end_on_sigterm(lambda: setattr(server, "should_exit", True))
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(_run(server, listener, children))
+            with _children(settings, lock, listener) as children:
+                host, port = listener.getsockname()[:2]
+                log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                if settings.processes == 1:
+                    answer_alone(settings, listener, beside=supervise(children))
+                else:
+                    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                        runner.run(_watch(settings, children))
         finally:
             os.close(lock)
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket, children: list[Child]) -> None:
+async def _watch(settings: Settings, children: list[Child]) -> None:
+    """Keep the children running until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def request_stop() -> None:
+        if not loop.is_closed():  # a second signal may come while the children end
+            loop.call_soon_threadsafe(stopped.set)
+
+    end_on_sigterm(request_stop)
+    peers = Peers(settings.peers_dir, SUPERVISOR)
+    await peers.open()
     supervisor = asyncio.create_task(supervise(children))
-    host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
-        await server.serve(sockets=[listener])
+        await stopped.wait()
     finally:
         supervisor.cancel()
         with suppress(asyncio.CancelledError):
             await supervisor
+        await peers.close()
 
 
 @contextmanager
-def _children(settings: Settings, lock: int) -> Iterator[list[Child]]:
-    """Start the store (unless one is given) and a worker; end the worker first, then the store."""
-    worker = Child("worker", lambda: _spawn_worker(settings))
-    children = [worker]
+def _children(settings: Settings, lock: int, listener: socket.socket) -> Iterator[list[Child]]:
+    """Start the store (unless one is given), a worker and the HTTP processes; end them in reverse order."""
+    store = Child(
+        "store",
+        lambda: spawn_store(settings.store_dir, appendfsync=settings.store_appendfsync, keep_fds=(lock,)),
+    )
+    worker = Child("worker", lambda: _spawn(settings, ["worker"]))
+    answering = _answering(settings, listener)
+    children = [worker, *answering]
     if settings.redis_url is None:
-        store = Child("store", lambda: spawn_store(settings.store_dir, keep_fds=(lock,)))
-        store.adopt(start_store(settings.store_dir, keep_fds=(lock,)))
+        store.adopt(start_store(settings.store_dir, appendfsync=settings.store_appendfsync, keep_fds=(lock,)))
         children.insert(0, store)
     try:
-        worker.launch()
+        for child in (worker, *answering):
+            child.launch()
         yield children
     finally:
+        for child in answering:
+            child.ask_to_stop()
+        for child in answering:
+            child.stop(settings.drain_s + STOP_GRACE_S)
         worker.stop(settings.drain_s)
-        for child in children:
-            child.stop(STORE_STOP_S)
+        store.stop(STORE_STOP_S)
 
 
-def _spawn_worker(settings: Settings) -> subprocess.Popen[bytes]:
-    url = settings.redis_url or store_url(settings.store_dir)
-    env = dict(os.environ) | {"LOADMASTER_REDIS_URL": url, "LOADMASTER_DATA_DIR": str(settings.data_dir)}
-    return spawn_tethered([sys.executable, "-m", "service.cli", "worker"], env=env)
+def _answering(settings: Settings, listener: socket.socket) -> list[Child]:
+    """Return the HTTP processes; none where this one answers by itself."""
+    if settings.processes == 1:
+        return []
+    shutil.rmtree(settings.peers_dir, ignore_errors=True)  # sockets of an earlier `serve`
+    return [
+        Child(f"api-{number}", lambda number=number: _spawn_api(settings, listener, number))
+        for number in range(settings.processes)
+    ]
 
 
-def _server(settings: Settings) -> uvicorn.Server:
-    config = uvicorn.Config(
-        create_app(settings),
-        http=GuardedProtocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-    )
-    return uvicorn.Server(config)
+def _spawn_api(settings: Settings, listener: socket.socket, number: int) -> subprocess.Popen[bytes]:
+    fd = listener.fileno()
+    return _spawn(settings, ["api", "--fd", str(fd), "--name", f"api-{number}"], keep_fds=(fd,))
+
+
+def _spawn(
+    settings: Settings, arguments: list[str], *, keep_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start another process of ours on the same store and data directory."""
+    env = {
+        "LOADMASTER_REDIS_URL": settings.redis_url or store_url(settings.store_dir),
+        "LOADMASTER_DATA_DIR": str(settings.data_dir),
+        "LOADMASTER_PROCESSES": str(settings.processes),
+        "LOADMASTER_PLACE_THREADS": str(settings.threads_each),
+    }
+    command = [sys.executable, "-m", "service.cli", *arguments]
+    return spawn_tethered(command, env=dict(os.environ) | env, keep_fds=keep_fds)
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host names, besides this machine's own, answered while there is no key."
     )
+    processes: int = Field(default=1, ge=1, le=64, description="HTTP processes of `serve`.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Longer bodies answer 413.")
@@ -54,6 +56,9 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(default=10.0, gt=0, description="Time for open requests and jobs at SIGTERM.")
 
+    store_appendfsync: Literal["everysec", "always"] = Field(
+        default="everysec", description="When the embedded store forces writes to the disk."
+    )
     store_timeout_s: float = Field(default=2.0, gt=0, description="Longest wait for the store.")
     refresh_interval_s: float = Field(default=5.0, gt=0, description="How often the workload is re-read.")
     stale_after_s: float = Field(default=30.0, gt=0, description="Unconfirmed for longer is `stale`.")
@@ -77,6 +82,12 @@ class Settings(BaseSettings):
     max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
 
     @property
+    def threads_each(self) -> int:
+        """`place_threads` of each process: as given, else the cores are shared out."""
+        is_given = "place_threads" in self.model_fields_set
+        return self.place_threads if is_given else max(1, self.place_threads // self.processes)
+
+    @property
     def keys_path(self) -> Path:
         """Where the API keys are."""
         return self.keys_file or self.data_dir / "keys.json"
@@ -85,6 +96,11 @@ class Settings(BaseSettings):
     def audit_path(self) -> Path:
         """Where acts that change what is in force are recorded."""
         return self.data_dir / "audit.log"
+
+    @property
+    def peers_dir(self) -> Path:
+        """Where the HTTP processes of one `serve` meet."""
+        return self.data_dir / "run"
 
     @property
     def store_dir(self) -> Path:

@@ -22,14 +22,28 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 picks one.", show_default=False)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory.", show_default=False)] = None,
+    processes: Annotated[int | None, typer.Option(help="HTTP processes.", show_default=False)] = None,
 ) -> None:
     """Run the service: HTTP, its store (unless LOADMASTER_REDIS_URL names one) and a worker."""
     from service.observability import configure_logging  # noqa: PLC0415
     from service.serve import serve as run_service  # noqa: PLC0415
 
-    settings = _settings(host=host, port=port, data_dir=data_dir)
+    settings = _settings(host=host, port=port, data_dir=data_dir, processes=processes)
     configure_logging(settings.log_level)
     run_service(settings)
+
+
+def api(
+    fd: Annotated[int, typer.Option(help="The listening socket.")],
+    name: Annotated[str, typer.Option(help="Of this process among the others.")],
+) -> None:
+    """Answer as one of several processes of `serve`, which starts it."""
+    from service.api import answer_among_others  # noqa: PLC0415
+    from service.observability import configure_logging  # noqa: PLC0415
+
+    settings = _settings()
+    configure_logging(settings.log_level, process=name)
+    answer_among_others(settings, fd, name)
 
 
 def worker() -> None:

@@ -42,6 +42,8 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics.", response_class=Response)
-async def metrics() -> Response:
-    """Answer this process's metrics in Prometheus's text format."""
-    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    """Answer in Prometheus's text format; of several processes each has its own label `process`."""
+    peers = request.app.state.peers
+    text = generate_latest(REGISTRY) if peers is None else await peers.metrics()
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -61,6 +62,7 @@ class FleetService:
         self._plans: dict[FleetKey, PlanInForce] = {}
         self._failures: dict[FleetKey, str] = {}
         self._store_up: bool | None = None
+        self._news = asyncio.Event()
 
     async def put_workload(self, document: bytes) -> bytes:
         """Put a workload in force beside those of other keys and return its plan, once the store has it."""
@@ -250,10 +252,17 @@ class FleetService:
                 log.warning("workload_refused", reason=str(error), exc_info=error, **key._asdict())
             self._failures[key] = reason
 
+    def hear(self) -> None:
+        """Have the plans in force refreshed now: another process has written."""
+        self._news.set()
+
     async def keep_fresh(self) -> None:
-        """Refresh until cancelled."""
+        """Refresh at news, and now and then without, until cancelled."""
         while True:
-            await asyncio.sleep(self._settings.refresh_interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.refresh_interval_s):
+                    await self._news.wait()
+            self._news.clear()
             await self.try_refresh()
 
     async def try_refresh(self) -> None:

@@ -10,6 +10,7 @@ import orjson
 import structlog
 
 from service.observability import AUDIT_FAILURES
+from service.storage.turns import exclusive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,13 +39,18 @@ class AuditLog:
 
     def _append(self, line: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self._path.exists() and self._path.stat().st_size >= MAX_BYTES:
-            self._rotate()
+        if self._is_full():
+            with exclusive(self._path.with_name(self._path.name + ".lock")):
+                if self._is_full():  # no other process was faster
+                    self._rotate()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(handle, line)
         finally:
             os.close(handle)
+
+    def _is_full(self) -> bool:
+        return self._path.exists() and self._path.stat().st_size >= MAX_BYTES
 
     def _rotate(self) -> None:
         for number in range(NUM_OLD - 1, 0, -1):

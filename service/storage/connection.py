@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 5
 
 
+def url_of(settings: Settings) -> str:
+    """Return where the store is: the configured one, else the embedded one."""
+    return settings.redis_url or store_url(settings.store_dir)
+
+
 def connect(settings: Settings) -> redis.Redis:
-    """Return a client (connected at first use) of the configured store, else of the embedded one."""
-    url = settings.redis_url or store_url(settings.store_dir)
+    """Return a client (connected at first use) of the store."""
     return redis.Redis.from_url(
-        url,
+        url_of(settings),
         protocol=2,
         socket_timeout=settings.store_timeout_s,
         socket_connect_timeout=settings.store_timeout_s,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +16,14 @@ import redis
 
 from service.errors import StoreStartError
 from service.process import spawn_tethered
+from service.sockets import own_directory, socket_directory
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Mapping
 
 START_DEADLINE_S = 60.0
 POLL_S = 0.02
-MAX_SOCKET_PATH = 100
-"""`sockaddr_un` holds 108 bytes on Linux and 104 elsewhere."""
+EVERYSEC = "everysec"
 
 
 def find_server_binary() -> Path:
@@ -62,12 +59,8 @@ def _packaged_binary() -> Path | None:
 
 
 def socket_path(store_dir: Path) -> Path:
-    """Return where the store of this directory listens: inside it, or nearby where that is too long."""
-    inside = store_dir.resolve() / "store.sock"
-    if len(os.fsencode(inside)) <= MAX_SOCKET_PATH:
-        return inside
-    digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"loadmaster-{os.getuid()}-{digest}" / "store.sock"
+    """Return where the store of this directory listens: inside it, or elsewhere where that is too long."""
+    return socket_directory(store_dir) / "store.sock"
 
 
 def store_url(store_dir: Path) -> str:
@@ -75,16 +68,21 @@ def store_url(store_dir: Path) -> str:
     return f"unix://{quote(str(socket_path(store_dir)))}"
 
 
-def start_store(store_dir: Path, *, keep_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def start_store(
+    store_dir: Path, *, appendfsync: str = EVERYSEC, keep_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     """Start the store and return once it answers, its data loaded.
 
-    What it acknowledged survives a kill of any process; after a loss of power up to one second of
-    it may be missing (`appendfsync everysec`). A tail that was cut while being written is dropped.
+    What it acknowledged survives a kill of any process. After a loss of power up to a second of it may be
+    missing with ``everysec`` (two where the disk is slow), nothing with ``always``. A tail that was
+    cut while being written is dropped.
 
     Parameters
     ----------
     store_dir
         Its files; made for our user alone.
+    appendfsync
+        When what was written is forced to the disk.
     keep_fds
         Descriptors that it inherits (the data directory's lock).
 
@@ -93,26 +91,28 @@ def start_store(store_dir: Path, *, keep_fds: tuple[int, ...] = ()) -> subproces
     StoreStartError
         With the end of its log.
     """
-    process = spawn_store(store_dir, keep_fds=keep_fds)
+    process = spawn_store(store_dir, appendfsync=appendfsync, keep_fds=keep_fds)
     _wait_until_ready(process, store_dir)
     return process
 
 
-def spawn_store(store_dir: Path, *, keep_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def spawn_store(
+    store_dir: Path, *, appendfsync: str = EVERYSEC, keep_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     """Start the store's process without waiting for its data to be loaded."""
     binary = find_server_binary()
     store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     store_dir.chmod(0o700)
     socket = socket_path(store_dir)
-    _own_directory(socket.parent)
+    own_directory(socket.parent)
     socket.unlink(missing_ok=True)
-    options = _options(store_dir.resolve(), socket)
+    options = _options(store_dir.resolve(), socket) | {"appendfsync": appendfsync}
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
     with (store_dir / "store.log").open("wb") as output:
         return spawn_tethered([str(binary), *arguments], output=output, keep_fds=keep_fds)
 
 
-def _options(store_dir: Path, socket: Path) -> Mapping[str, str]:
+def _options(store_dir: Path, socket: Path) -> dict[str, str]:
     return {
         "dir": str(store_dir),
         "port": "0",
@@ -122,17 +122,9 @@ def _options(store_dir: Path, socket: Path) -> Mapping[str, str]:
         "pidfile": str(store_dir / "store.pid"),
         "save": "",
         "appendonly": "yes",
-        "appendfsync": "everysec",
         "aof-load-truncated": "yes",
         "maxmemory-policy": "noeviction",
     }
-
-
-def _own_directory(directory: Path) -> None:
-    """Make a directory of ours alone; refuse one that another user prepared."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if directory.stat().st_uid != os.getuid() or directory.is_symlink():
-        raise StoreStartError(f"{directory} belongs to another user")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], store_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import orjson
 
 from service.errors import KeyFileError, NotFoundError, ServiceError
 from service.services.keys import ApiKey, KeyRing
+from service.storage.turns import exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +94,5 @@ class KeyFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with exclusive(self.path.with_name(self.path.name + ".lock")):
             yield
-        finally:
-            os.close(handle)

@@ -10,6 +10,7 @@ import orjson
 
 from service.services.scaling import ScaleWindow
 from service.storage.connection import store_call
+from service.storage.news import CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +29,10 @@ if version ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[5])
+redis.call('PUBLISH', ARGV[6], ARGV[1])
 return 1
 """
-"""Write all of a workload, unless another process has written it since it was read."""
+"""Write all of a workload, unless another process has written it since it was read, and tell the others."""
 
 
 class FleetKey(NamedTuple):
@@ -91,7 +93,8 @@ class WorkloadStore:
     def _swap(self, key: FleetKey, expected: str | None, values: tuple[str, bytes, bytes]) -> bool:
         with store_call():
             keys = (VERSIONS, DOCUMENTS, WINDOWS)
-            return bool(self._client.eval(SWAP, 3, *keys, _field(key), expected or WITHDRAWN, *values))
+            arguments = (_field(key), expected or WITHDRAWN, *values, CHANNEL)
+            return bool(self._client.eval(SWAP, 3, *keys, *arguments))
 
     def versions(self) -> Mapping[FleetKey, str]:
         """Return the version of every workload that ever was in force; `WITHDRAWN` where it is no more."""

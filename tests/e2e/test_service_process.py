@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 import redis
 
 from service.process import stop
 from service.storage.embedded import start_store, store_url
-from tests.support.service_process import ROOT, ServiceProcess, clean_environment, is_running
+from tests.support.service_process import ROOT, clean_environment, is_running, run_service
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 
@@ -23,19 +22,6 @@ LONG_RUN = {
     "horizon_s": 604_800.0,
 }
 """Seconds of work for the twin: time enough to be killed in."""
-
-
-@contextmanager
-def run_service(data_dir, **environment):
-    """Run a service; at the end SIGTERM must end every process of it in order."""
-    process = ServiceProcess(data_dir, **environment)
-    try:
-        yield process.start()
-        family = process.descendants()
-    finally:
-        status = process.stop()
-    assert status == 0
-    assert not any(map(is_running, family))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,19 @@ class ServiceProcess:
 
     def descendants(self):
         return descendants(self.process.pid)
+
+
+@contextmanager
+def run_service(data_dir, **environment):
+    """Run a service; at the end SIGTERM must end every process of it in order."""
+    process = ServiceProcess(data_dir, **environment)
+    try:
+        yield process.start()
+        family = process.descendants()
+    finally:
+        status = process.stop()
+    assert status == 0
+    assert not any(map(is_running, family))
 
 
 def _python_path():

@@ -212,6 +212,10 @@ def test_the_audit_log_is_bounded_and_for_its_owner_alone(tmp_path, monkeypatch)
         for number in range(40):
             audit.write(at_s=NOW_S, actor="somebody", action=f"act {number}")
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3", "audit.log.4"]
+    assert files == [
+        "audit.log",
+        *(f"audit.log.{number}" for number in (1, 2, 3, 4)),
+        "audit.log.lock",
+    ]
     assert "act 39" in (tmp_path / "audit.log").read_text()
     assert stat.S_IMODE((tmp_path / "audit.log").stat().st_mode) == 0o600

@@ -39,3 +39,10 @@ def test_a_port_out_of_range_is_refused(monkeypatch):
     monkeypatch.setenv("LOADMASTER_PORT", "70000")
     with pytest.raises(ValidationError, match="port"):
         Settings()
+
+
+def test_several_processes_share_the_cores_unless_their_threads_are_given():
+    alone = Settings()
+    assert alone.threads_each == alone.place_threads
+    assert Settings(processes=64).threads_each == 1
+    assert Settings(processes=64, place_threads=3).threads_each == 3
