@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import keys, paged, run, scaling, surrogate, twin, what_if, workload
+from service.commands import keys, paged, plan, run, scaling, surrogate, twin, what_if, workload
 
 app = typer.Typer(
     name="loadmaster",
@@ -30,6 +30,8 @@ app.command()(paged.validate_paged)
 app.add_typer(keys.keys_app)
 workload.workload_app.command("import", epilog=workload.IMPORT_EXAMPLES)(workload.import_workload)
 app.add_typer(workload.workload_app)
+plan.plan_app.command("export", epilog=plan.EXPORT_EXAMPLES)(plan.export_plan)
+app.add_typer(plan.plan_app)
 app.add_typer(twin.calibrate_app)
 app.add_typer(surrogate.dataset_app)
 app.command()(surrogate.train)

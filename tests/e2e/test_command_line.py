@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from service.cli import run_command_line
+from service.exports.formats import FORMATS
 from service.schemas import DeltaSchema, PlanSchema
 from service.schemas_what_if import WhatIfSchema
 from tests.support.peft_folders import write_adapter
@@ -35,6 +36,7 @@ COMMANDS = (
     "what-if",
     "simulate-scaling",
     "workload",
+    "plan",
 )
 
 
@@ -337,3 +339,24 @@ def test_an_import_that_cannot_be_exits_with_2_and_the_cell(loadmaster, tmp_path
     assert done.returncode == 2
     assert "fleet.csv row 2, column rank: must be a number, got 'x'" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_a_plan_is_exported_from_a_file_or_standard_input(loadmaster, workload_file, tmp_path, form):
+    (tmp_path / "plan.json").write_text(loadmaster("place", "--workload", workload_file, "--json").stdout)
+    done = loadmaster("plan", "export", tmp_path / "plan.json", "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert "adapter-0" in done.stdout
+    written = loadmaster(
+        "plan", "export", tmp_path / "plan.json", "--format", form, "--out", tmp_path / "out"
+    )
+    assert (written.returncode, written.stdout) == (0, "")
+    assert (tmp_path / "out").read_text() == done.stdout
+
+
+def test_a_plan_that_is_none_is_refused_naming_the_field(loadmaster, tmp_path):
+    (tmp_path / "plan.json").write_text('{"plan_id": 3}')
+    done = loadmaster("plan", "export", tmp_path / "plan.json")
+    assert done.returncode == 2
+    assert "plan_id" in done.stderr
+    assert loadmaster("plan", "export").returncode == 2
