@@ -96,6 +96,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     for module in (placement, fleet, jobs, health, docs):
         app.include_router(module.router)

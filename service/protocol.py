@@ -89,8 +89,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(408, "head_timeout", f"No request came within {self.head_deadline_s:g} s.")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else the answer before is still going out
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:  # else one is going out
             self.transport.write(_problem_bytes(status, code, detail))
+            if cycle is not None:
+                cycle.disconnected = True  # what the application answers to the rest goes nowhere
         REFUSED.labels(code).inc()
         self.transport.close()
 

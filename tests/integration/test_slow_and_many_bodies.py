@@ -115,3 +115,12 @@ def test_a_head_without_end_is_refused_by_its_length(client):
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nX-Long: " + b"x" * (GuardedProtocol.max_head_bytes + 1))
         assert problem_of(read_answer(connection))["code"] == "head_too_large"
+
+
+def test_a_body_that_is_no_http_is_a_problem_too(client):
+    head = b"POST /place HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
+        connection.sendall(head + b"no length of a chunk\r\n")
+        assert problem_of(read_answer(connection))["code"] == "malformed_http"
+    held = "loadmaster_held_body_bytes 0.0"
+    wait_until(lambda: held in client.get("/metrics").text, timeout_s=5, what="the end of the request")
