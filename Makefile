@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench openapi
+.PHONY: help setup serve test lint format bench drill openapi
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -41,6 +41,9 @@ format: $(STAMP) ## Apply the style
 
 bench: $(STAMP) ## Speed and quality figures of this machine, as JSON
 	"$(BIN)/python" -m service.cli bench
+
+drill: $(STAMP) ## A service under faults and 10,000 hostile requests: what it answers, loses, and how soon it is well
+	"$(BIN)/python" -m service.cli drill
 
 openapi: $(STAMP) ## Write openapi/openapi.json
 	"$(BIN)/python" -m service.cli openapi

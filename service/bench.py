@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,12 +15,11 @@ import orjson
 
 from service.errors import UsageError
 from service.process import spawn_tethered, stop
+from service.trial import HTTP_OK, temporary_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_DEADLINE_S = 180.0
-POLL_S = 0.1
 RANKS = (8, 16, 32)
 RATES_RPS = (0.4, 0.1, 0.025)
 WARM_UP = 3
@@ -45,8 +41,6 @@ LOADED_SHARE = 0.5
 BEGUN = b"placing"
 """What the process that places tells the one that reads."""
 
-HTTP_OK = 200
-
 
 def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     """Return p50, p99 and requests a second of each case, one connection, one request at a time.
@@ -60,8 +54,8 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
         A service that runs (its workload in force is replaced); None starts one of its own.
     """
     if url is None:
-        with temporary_service() as own_url:
-            return bench_http(own_url)
+        with temporary_service() as service:
+            return bench_http(service.url)
     connection = _connect(url)
     figures: dict[str, dict[str, float]] = {}
     for name, num_adapters, options, num_requests in CASES:
@@ -140,47 +134,6 @@ def by_columns(document: dict[str, Any]) -> dict[str, Any]:
     """Return the same workload by columns."""
     rows = document["adapters"]
     return document | {"adapters": {name: [row[name] for row in rows] for name in rows[0]}}
-
-
-@contextmanager
-def temporary_service() -> Iterator[str]:
-    """Run the service on a free port and a data directory of its own; yield its URL once it is ready."""
-    with tempfile.TemporaryDirectory(prefix="loadmaster-bench-") as directory:
-        log = Path(directory) / "serve.log"
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", directory]
-        with log.open("wb") as output:
-            process = spawn_tethered(command, output=output)
-        try:
-            deadline = time.monotonic() + START_DEADLINE_S
-            url = None
-            while url is None or not is_ready(url):
-                url = url or logged_url(log)
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise UsageError(f"the service did not start: {log.read_text()[-2000:]}")
-                time.sleep(POLL_S)
-            yield url
-        finally:
-            stop(process, 30)
-
-
-def logged_url(log: Path) -> str | None:
-    """Return the address that a service wrote to its log, None where it has not yet."""
-    for line in log.read_text().splitlines():
-        if '"listening"' in line:
-            return json.loads(line)["url"]
-    return None
-
-
-def is_ready(url: str) -> bool:
-    """Tell whether ``/readyz`` answers 200."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == HTTP_OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def _measure(

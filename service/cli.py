@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.commands import keys, paged, plan, run, scaling, surrogate, twin, what_if, workload
+from service.commands import drill, keys, paged, plan, run, scaling, surrogate, twin, what_if, workload
 
 app = typer.Typer(
     name="loadmaster",
@@ -38,6 +38,7 @@ app.command()(surrogate.train)
 app.command()(surrogate.evaluate)
 app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
+app.command()(drill.drill)
 app.command()(run.openapi)
 
 

@@ -12,7 +12,7 @@ from service.process import stop
 from service.protocol import GuardedProtocol
 from service.settings import Settings
 from service.storage.embedded import start_store
-from tests.support.service_process import START_S
+from service.trial import START_DEADLINE_S
 from tests.support.waiting import wait_until
 
 STOP_S = 60.0
@@ -39,7 +39,7 @@ class RunningApp:
         port = self._listener.getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         try:
-            wait_until(self._is_ready, timeout_s=START_S, what="readiness")
+            wait_until(self._is_ready, timeout_s=START_DEADLINE_S, what="readiness")
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,21 @@
+"""The drills of `loadmaster drill`, shortened."""
+
+from service.drill.faults import fault_drill
+from service.drill.hostile import hostile_drill
+from service.drill.hostile_requests import KINDS
+
+
+def test_hostile_requests_are_answered_without_a_500_and_leave_no_trace():
+    found = hostile_drill(num_requests=10 * len(KINDS), seed=0)
+    assert set(found["by_kind"]) == set(KINDS)
+    assert not {status for status in found["statuses"] if status[0] == "5"} - {"503"}
+    assert "silent" not in found["statuses"]
+    assert (found["ready"], found["held_body_bytes"]) == (True, 0)
+
+
+def test_under_every_fault_no_answer_is_wrong_and_no_acknowledged_write_is_lost():
+    found = fault_drill(load_s=0.5)
+    assert found["wrong_answers"] == []
+    assert (found["lost_writes"], found["lost_jobs"]) == (0, 0)
+    assert found["writes_acknowledged"] > 0
+    assert found["jobs_acknowledged"] > 0
