@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
+from service.allocator import give_back_large_blocks
 from service.app import create_app
 from service.peers import Peers
 from service.process import end_on_sigterm
@@ -55,6 +56,7 @@ def answer_among_others(settings: Settings, fd: int, name: str) -> None:
 
 
 def _run(main: Coroutine[None, None, None]) -> None:
+    give_back_large_blocks()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
