@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from service.factory import Services
     from service.peers import Peers
+    from service.services.tokens import TokenVerifier
     from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -64,7 +65,8 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.clock = clock or Clock()
-        app.state.guard = Guard(settings, KeyFile(settings.keys_path), app.state.clock)
+        tokens = _token_verifier(settings, app.state.clock)
+        app.state.guard = Guard(settings, KeyFile(settings.keys_path), app.state.clock, tokens)
         services = build_services(build_context(settings), app.state.clock)
         app.state.services = services
         app.state.audit = AuditLog(settings.audit_path)
@@ -74,6 +76,8 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
             asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s)),
             asyncio.create_task(listen(settings, services.fleet.hear)),
         ]
+        if tokens is not None:
+            tasks.append(asyncio.create_task(tokens.keep_fresh()))
         try:
             if peers is not None:
                 await _get_ready_in_turn(services)
@@ -105,6 +109,15 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
     app.add_middleware(ObservabilityMiddleware)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
+
+
+def _token_verifier(settings: Settings, clock: Clock) -> TokenVerifier | None:
+    """Return what tells of a provider's tokens, None where no provider is named."""
+    if settings.oidc_issuer is None:
+        return None
+    from service.services.tokens import TokenVerifier  # noqa: PLC0415 (light imports)
+
+    return TokenVerifier(settings, clock)
 
 
 async def _live(services: Services) -> None:

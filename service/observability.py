@@ -91,6 +91,9 @@ KNOWN_ALIKE = frozenset(
 AUDIT_FAILURES = Counter(
     "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
 )
+AUTH_FAILURES = Counter(
+    "loadmaster_auth_failures_total", "Requests without a valid key or token.", registry=REGISTRY
+)
 CHILD_RESTARTS = Counter(
     "loadmaster_child_restarts_total",
     "Child processes that ended by themselves.",
@@ -98,16 +101,18 @@ CHILD_RESTARTS = Counter(
     registry=REGISTRY,
 )
 
-_SECRETS = re.compile(r"(lm_[0-9a-f]{12})_[A-Za-z0-9_-]+|(://)[^/@\s]*@")
+_SECRETS = re.compile(
+    r"(lm_[0-9a-f]{12})_[A-Za-z0-9_-]+|(://)[^/@\s]*@|(eyJ)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
+)
 _SAFE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Strike API keys and passwords of URLs out of whatever is logged."""
+    """Strike API keys, tokens and passwords of URLs out of whatever is logged."""
     for name, value in event.items():
-        if isinstance(value, str) and ("lm_" in value or "://" in value):
-            event[name] = _SECRETS.sub(r"\1\2***", value)
+        if isinstance(value, str) and ("lm_" in value or "://" in value or "eyJ" in value):
+            event[name] = _SECRETS.sub(r"\1\2\3***", value)
     return event
 
 

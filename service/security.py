@@ -59,6 +59,7 @@ class SecurityMiddleware:
                 path,
                 host=_header(scope, b"host") or "",
                 authorization=_header(scope, b"authorization"),
+                address=(scope.get("client") or ("unknown",))[0],
             )
         except ServiceError as error:
             await problem_response(error)(scope, receive, send_safely)

@@ -19,6 +19,7 @@ from service.api import answer_alone
 from service.errors import UsageError
 from service.peers import Peers
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
+from service.services.tokens import check_provider
 from service.storage.embedded import spawn_store, start_store, store_url
 from service.storage.keys import KeyFile
 
@@ -142,16 +143,19 @@ def _spawn(
 
 
 def _bind(settings: Settings) -> socket.socket:
+    check_provider(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
     address = ipaddress.ip_address(listener.getsockname()[0])
-    if not address.is_loopback and not KeyFile(settings.keys_path).load().has_active(time.time()):
+    is_closed = settings.oidc_issuer is not None or KeyFile(settings.keys_path).load().has_active(time.time())
+    if not address.is_loopback and not is_closed:
         listener.close()
         raise UsageError(
             f"{address} is open to the network and there is no API key: make one with "
-            "`loadmaster keys create NAME --scope ops`, or listen on 127.0.0.1"
+            "`loadmaster keys create NAME --scope ops`, name a provider of tokens "
+            "(LOADMASTER_OIDC_ISSUER), or listen on 127.0.0.1"
         )
     return listener

@@ -9,6 +9,13 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.services.keys import Scope  # noqa: TC001 (pydantic reads the annotations)
+
+OidcAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""Signatures with a private key: none that a holder of the public one could make."""
+
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -34,6 +41,30 @@ class Settings(BaseSettings):
     key_refresh_s: float = Field(default=1.0, gt=0, description="How often the keys are read again.")
     key_rate_rps: float = Field(default=100.0, gt=0, description="Requests a second of one key; more: 429.")
     key_burst: int = Field(default=200, ge=1, description="Requests of one key at once.")
+    auth_failures_rps: float = Field(
+        default=0.2, gt=0, description="Failed authentications a second of one address; more: 429."
+    )
+    auth_failures_burst: int = Field(default=20, ge=1, description="Of one address at once.")
+    oidc_issuer: str | None = Field(
+        default=None, pattern="^https?://.", description="An OpenID Connect provider whose tokens are taken."
+    )
+    oidc_audience: str = Field(default="loadmaster", min_length=1, description="Tokens must be for it.")
+    oidc_jwks_url: str | None = Field(
+        default=None, pattern="^https?://.", description="Its public keys; without it, as the issuer tells."
+    )
+    oidc_algorithms: tuple[OidcAlgorithm, ...] = Field(
+        default=("RS256", "ES256"), min_length=1, description="Of signatures that are taken."
+    )
+    oidc_scope_claim: str = Field(default="scope", min_length=1, description="Where a token's scopes are.")
+    oidc_scopes: dict[str, Scope] = Field(
+        default={"place": "place", "ops": "ops", "agent": "agent"},
+        description="What each of a token's scopes opens; others open nothing.",
+    )
+    oidc_leeway_s: float = Field(
+        default=30.0, ge=0, le=300, description="Between the provider's clock and ours."
+    )
+    oidc_timeout_s: float = Field(default=5.0, gt=0, description="Longest wait for the provider.")
+    oidc_refresh_s: float = Field(default=300.0, gt=0, description="How often its keys are fetched.")
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host names, besides this machine's own, answered while there is no key."
     )

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.errors import ForbiddenError, KeyFileError, RateLimitedError, UnauthenticatedError
-from service.observability import LOOP_ERRORS
+from service.observability import AUTH_FAILURES, LOOP_ERRORS
+from service.services.keys import Caller
+from service.services.rate_limit import RateLimiter
 
 if TYPE_CHECKING:
     from service.services.clock import Clock
-    from service.services.keys import ApiKey, Scope
+    from service.services.keys import Scope
+    from service.services.tokens import TokenVerifier
     from service.settings import Settings
     from service.storage.keys import KeyFile
 
@@ -66,42 +69,39 @@ def access_of(method: str, path: str) -> Access:
     return OPERATING
 
 
-class RateLimiter:
-    """A bucket of tokens for each key: `burst` at most, `rate_rps` new ones a second."""
-
-    def __init__(self, *, rate_rps: float, burst: int) -> None:
-        self._rate_rps = rate_rps
-        self._burst = burst
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, key_id: str, now_s: float) -> float:
-        """Take a token and return 0, or return the seconds until there is one."""
-        tokens, since_s = self._buckets.get(key_id, (float(self._burst), now_s))
-        tokens = min(float(self._burst), tokens + (now_s - since_s) * self._rate_rps)
-        if tokens < 1:
-            self._buckets[key_id] = (tokens, now_s)
-            return (1 - tokens) / self._rate_rps
-        self._buckets[key_id] = (tokens - 1, now_s)
-        return 0.0
-
-
 class Guard:
     """Decides on each request. Without any key, on loopback, everything is open to this machine.
 
     Once a key was seen, one is asked for until the process ends, whatever becomes of the file.
+
+    Parameters
+    ----------
+    settings, file, clock
+        Limits, API keys, and the time.
+    tokens
+        What tells of an OpenID Connect provider's tokens, where one is named.
     """
 
-    def __init__(self, settings: Settings, file: KeyFile, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, file: KeyFile, clock: Clock, tokens: TokenVerifier | None = None
+    ) -> None:
         self._file = file
         self._clock = clock
+        self._tokens = tokens
         self._allowed_hosts = frozenset(settings.allowed_hosts)
         self._limiter = RateLimiter(rate_rps=settings.key_rate_rps, burst=settings.key_burst)
+        self._failures = RateLimiter(rate_rps=settings.auth_failures_rps, burst=settings.auth_failures_burst)
         self._signature = file.signature()
         self._ring = file.load()
-        self._closed = bool(self._ring.keys)
+        self._closed = bool(self._ring.keys) or tokens is not None
 
-    def admit(self, method: str, path: str, *, host: str, authorization: str | None) -> tuple[str, Access]:
+    def admit(
+        self, method: str, path: str, *, host: str, authorization: str | None, address: str
+    ) -> tuple[str, Access]:
         """Return who asks, and what the request needed.
+
+        An address that fails too often is told to wait; a request with a good key is answered all the same:
+        others may ask from behind the same address.
 
         Raises
         ------
@@ -117,21 +117,34 @@ class Guard:
             return "anyone", access
         if not access.scopes:
             return "anyone", access
-        key = None if authorization is None else self._ring.find(authorization, self._clock.wall_s())
-        if key is None:
+        caller = None if authorization is None else self._caller(authorization)
+        if caller is None:
+            AUTH_FAILURES.inc()
+            self._check(self._failures, _network_of(address), f"{address} fails to authenticate too often")
             raise UnauthenticatedError("a valid API key is needed: Authorization: Bearer lm_...")
-        self._check_rate(key)
-        if access.scopes.isdisjoint(key.scopes):
+        self._check(self._limiter, caller.caller_id, f"{caller.caller_id} asks too often")
+        if access.scopes.isdisjoint(caller.scopes):
             needed = " or ".join(sorted(access.scopes))
-            raise ForbiddenError(f"the key {key.key_id} lacks the scope {needed}")
-        return f"{key.name} ({key.key_id})", access
+            raise ForbiddenError(f"{caller.caller_id} lacks the scope {needed}")
+        return caller.name, access
 
-    def _check_rate(self, key: ApiKey) -> None:
-        wait_s = self._limiter.take(key.key_id, self._clock.monotonic_s())
-        if wait_s > 0:
-            raise RateLimitedError(
-                f"the key {key.key_id} asks too often", retry_after_s=max(1, math.ceil(wait_s))
+    def _caller(self, authorization: str) -> Caller | None:
+        key = self._ring.find(authorization, self._clock.wall_s())
+        if key is not None:
+            return Caller(
+                caller_id=f"the key {key.key_id}",
+                name=f"{key.name} ({key.key_id})",
+                scopes=frozenset(key.scopes),
             )
+        scheme, _, text = authorization.partition(" ")
+        if self._tokens is None or scheme.lower() != "bearer":
+            return None
+        return self._tokens.find(text.strip())
+
+    def _check(self, limiter: RateLimiter, name: str, detail: str) -> None:
+        wait_s = limiter.take(name, self._clock.monotonic_s())
+        if wait_s > 0:
+            raise RateLimitedError(detail, retry_after_s=max(1, math.ceil(wait_s)))
 
     def _is_local(self, host: str) -> bool:
         """Whether a ``Host`` header names this machine: another name is a web page's that rebound its DNS."""
@@ -158,3 +171,12 @@ class Guard:
             log.info("keys_read", num_keys=len(self._ring.keys))
         self._signature = signature
         self._closed = self._closed or bool(self._ring.keys)
+
+
+def _network_of(address: str) -> str:
+    """Return what one sender can choose among: an IPv4 address, or 64 bits of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))  # noqa: PLR2004

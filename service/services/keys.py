@@ -83,6 +83,25 @@ def make_key(
     return key, f"{PREFIX}_{key_id}_{secret}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, by an API key or a token.
+
+    Attributes
+    ----------
+    caller_id
+        What limits are counted by; no secret.
+    name
+        For the audit log.
+    scopes
+        What it opens.
+    """
+
+    caller_id: str
+    name: str
+    scopes: frozenset[Scope]
+
+
 class KeyRing:
     """Every key that was ever made, active or not."""
 

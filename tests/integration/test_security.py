@@ -15,7 +15,11 @@ class Locked:
 
     def __init__(self, store_dir, directory):
         self.settings = make_settings(
-            store_dir.parent, keys_file=directory / "keys.json", key_refresh_s=0.02, key_burst=10_000
+            store_dir.parent,
+            keys_file=directory / "keys.json",
+            key_refresh_s=0.02,
+            key_burst=10_000,
+            auth_failures_burst=10_000,
         )
         self.file = KeyFile(self.settings.keys_path)
         self.made = {

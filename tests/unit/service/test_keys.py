@@ -16,8 +16,9 @@ from service.errors import (
 )
 from service.observability import redact
 from service.services.clock import Clock
-from service.services.guard import Guard, RateLimiter, access_of
+from service.services.guard import Guard, access_of
 from service.services.keys import KeyRing, make_key
+from service.services.rate_limit import RateLimiter
 from service.settings import Settings
 from service.storage.audit import AuditLog
 from service.storage.keys import KeyFile
@@ -37,9 +38,9 @@ def a_guard(tmp_path, *keys, **changes):
     return Guard(Settings(data_dir=tmp_path, **changes), file, CLOCK)
 
 
-def admit(guard, method, path, text=None, host="localhost:8080"):
+def admit(guard, method, path, text=None, host="localhost:8080", address="127.0.0.1"):
     authorization = None if text is None else f"Bearer {text}"
-    return guard.admit(method, path, host=host, authorization=authorization)
+    return guard.admit(method, path, host=host, authorization=authorization, address=address)
 
 
 def test_a_key_is_found_by_its_text_and_kept_as_a_hash():
@@ -188,6 +189,29 @@ def test_a_key_may_ask_so_often_and_no_other_pays_for_it(tmp_path):
         admit(guard, "GET", "/plan", first_text)
     assert caught.value.retry_after_s == 10
     admit(guard, "GET", "/plan", second_text)
+
+
+def test_an_address_that_fails_too_often_is_told_to_wait_and_good_keys_are_not(tmp_path):
+    key, text = a_key()
+    guard = a_guard(tmp_path, key, auth_failures_burst=2, auth_failures_rps=0.1)
+    for last in ("1", "2"):  # 64 bits of an IPv6 address are one sender's own
+        with pytest.raises(UnauthenticatedError):
+            admit(guard, "GET", "/plan", "wrong", address=f"2001:db8::{last}")
+    with pytest.raises(RateLimitedError) as caught:
+        admit(guard, "GET", "/plan", address="2001:db8::3")
+    assert caught.value.retry_after_s == 10
+    admit(guard, "GET", "/plan", text, address="2001:db8::3")
+    with pytest.raises(UnauthenticatedError):
+        admit(guard, "GET", "/plan", "wrong", address="10.0.0.1")
+
+
+def test_no_more_names_are_remembered_than_the_limit(monkeypatch):
+    monkeypatch.setattr("service.services.rate_limit.MAX_REMEMBERED", 3)
+    limiter = RateLimiter(rate_rps=0.1, burst=1)
+    for name in "abcd":
+        assert limiter.take(name, 0.0) == 0
+    assert limiter.take("d", 0.0) > 0
+    assert limiter.take("a", 0.0) == 0, "it was forgotten, as the one not seen for longest"
 
 
 @given(st.lists(st.floats(0, 3), max_size=60), st.floats(0.1, 10), st.integers(1, 5))
