@@ -75,6 +75,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         tasks = [
             asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s)),
             asyncio.create_task(listen(settings, services.fleet.hear)),
+            asyncio.create_task(services.history.keep()),
         ]
         if tokens is not None:
             tasks.append(asyncio.create_task(tokens.keep_fresh()))

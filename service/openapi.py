@@ -16,7 +16,7 @@ from service.schemas import (
     SimulateRequest,
     WorkloadSchema,
 )
-from service.schemas_fleet import RatesRequest
+from service.schemas_fleet import RatesRequest, RunningRequest
 from service.schemas_what_if import WhatIfRequest
 from service.services.guard import access_of
 
@@ -69,6 +69,7 @@ def _own_schemas() -> dict[str, Any]:
             ReplaceRequest,
             WhatIfRequest,
             RatesRequest,
+            RunningRequest,
             SimulateRequest,
             ProblemSchema,
         )

@@ -48,6 +48,14 @@ class RatesRequest(Border):
         return request
 
 
+class RunningRequest(Border):
+    """How many GPUs of a workload run, as whoever starts and stops them sees it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gpus_running": 12}]})
+
+    gpus_running: int = Field(ge=0, le=1_000_000)
+
+
 def _is_rate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -72,3 +80,20 @@ class InForceListSchema(BaseModel):
     """The workloads in force, by base model and GPU type."""
 
     workloads: list[InForceSchema]
+
+
+class HistoryPointSchema(BaseModel):
+    """From this time on, until the next point."""
+
+    at: datetime
+    gpus_needed: int
+    planned: int | None = Field(description="GPUs of the plan; null where none can serve any of it.")
+    running: int | None = Field(description="As reported; null where nobody did lately.")
+
+
+class HistorySchema(BaseModel):
+    """How many GPUs a workload needed: a point for each change, the oldest first."""
+
+    base_model: str
+    gpu_type: str
+    points: list[HistoryPointSchema]

@@ -8,8 +8,15 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
-from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema
-from service.schemas_fleet import InForceListSchema, InForceSchema, RatesRequest
+from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema, parse
+from service.schemas_fleet import (
+    HistorySchema,
+    InForceListSchema,
+    InForceSchema,
+    RatesRequest,
+    RunningRequest,
+)
+from service.storage.history import MAX_POINTS
 
 router = APIRouter(tags=["fleet"])
 
@@ -149,3 +156,46 @@ async def gpus_needed(
     """
     fleet = services_of(request).fleet
     return json_response(fleet.gpus_needed(fleet.chosen(base_model, gpu_type)))
+
+
+@router.get(
+    "/gpus-needed/history",
+    summary="How many GPUs were needed, planned and running: a point for each change.",
+    responses={200: {"model": HistorySchema}}
+    | problems(
+        s422="`limit` is out of range, or several workloads are in force: `field` names what to give",
+        s503="No such workload was ever put in force, or the store is not reachable",
+    ),
+)
+async def gpus_needed_history(
+    request: Request,
+    base_model: BaseModelQuery = None,
+    gpu_type: GpuTypeQuery = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_POINTS)] = MAX_POINTS,
+) -> Response:
+    """Answer the newest points, the oldest of them first: whatever process on the store observed them."""
+    services = services_of(request)
+    return json_response(await services.history.points(services.fleet.chosen(base_model, gpu_type), limit))
+
+
+@router.put(
+    "/gpus-running",
+    status_code=204,
+    summary="Report how many GPUs of a workload run, for the history.",
+    openapi_extra=describe_body(RunningRequest),
+    responses=problems(
+        s408="The body did not arrive in time",
+        s413="The body is too large",
+        s422="The request is not valid, or several workloads are in force; `field` names what to mend",
+        s503="No such workload was ever put in force, or the store is not reachable",
+    ),
+)
+async def put_gpus_running(
+    request: Request, base_model: BaseModelQuery = None, gpu_type: GpuTypeQuery = None
+) -> Response:
+    """Remember it for a quarter of an hour; it changes neither a plan nor the number that is asked for."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        running = await services.context.place_pool.run(lambda: parse(RunningRequest, body))
+    await services.history.report_running(services.fleet.chosen(base_model, gpu_type), running.gpus_running)
+    return Response(status_code=204)

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from service.storage.keys import KeyFile
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
-"""Probes and the API's description: no key is asked for."""
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
+"""Probes, the API's description, and the ops page, which holds no data: no key is asked for."""
+
+PAGE_FILES = "/static/"
+"""What the ops page loads."""
 
 PLANNING_PATHS = frozenset({"/place", "/re-place", "/what-if", "/simulate"})
 """What is posted there changes nothing that is in force."""
+
+REPORT = ("PUT", "/gpus-running")
+"""Remembered beside what is in force; it changes none of it."""
 
 AGENT_PREFIXES = ("/agents", "/measurements")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -58,13 +64,13 @@ OPERATING = Access(scopes=frozenset({"ops"}), audited=True)
 
 def access_of(method: str, path: str) -> Access:
     """Return what a request needs; whatever is not known to be harmless is for `ops`."""
-    if path in OPEN_PATHS and method in SAFE_METHODS:
+    if method in SAFE_METHODS and (path in OPEN_PATHS or path.startswith(PAGE_FILES)):
         return NOTHING
     if path == "/metrics":
         return METRICS
     if any(path == prefix or path.startswith(f"{prefix}/") for prefix in AGENT_PREFIXES):
         return MEASURING
-    if method in SAFE_METHODS or (method == "POST" and path in PLANNING_PATHS):
+    if method in SAFE_METHODS or (method == "POST" and path in PLANNING_PATHS) or (method, path) == REPORT:
         return READING
     return OPERATING
 

@@ -219,3 +219,50 @@ def test_a_number_once_known_stands_when_nothing_can_be_served(fleet):
     answer = needed(client)
     assert (answer.gpus_needed, answer.raw, answer.feasible) == (before, None, False)
     assert "stands" in answer.reason
+
+
+def history(client, **which):
+    return [
+        (point["gpus_needed"], point["planned"], point["running"])
+        for point in client.get("/gpus-needed/history", params=which).json()["points"]
+    ]
+
+
+def test_the_history_has_a_point_for_each_change_whichever_process_saw_it(fleet):
+    first, second = fleet.client(), fleet.client()
+    low = first.put("/workload", json=workload_document(192)).json()["num_gpus"]
+    wait_until(lambda: history(first) == [(low, low, None)], timeout_s=10, what="the first point")
+    wait_until(lambda: second.get("/plan").status_code == 200, timeout_s=10, what="the other's plan")
+    high = second.patch("/workload", json=HEAVY_RATES).json()["num_gpus"]
+    expected = [(low, low, None), (high, high, None)]
+    wait_until(lambda: history(second) == expected, timeout_s=10, what="the second point")
+    wait_until(lambda: needed(first).gpus_needed == high, timeout_s=10, what="the first's new plan")
+    first.put("/gpus-running", json={"gpus_running": 3})
+    assert history(first) == [*expected, (high, high, 3)]
+    later = fleet.client()
+    wait_until(lambda: later.get("/plan").status_code == 200, timeout_s=10, what="a later process's plan")
+    assert history(later, limit=1) == [(high, high, 3)]
+    moments = [point["at"] for point in later.get("/gpus-needed/history").json()["points"]]
+    assert moments == sorted(moments)
+
+
+def test_what_was_reported_to_run_stands_for_a_quarter_of_an_hour(fleet):
+    hand = HandClock()
+    client = fleet.client(hand.as_clock())
+    client.put("/workload", json=workload_document(3))
+    assert client.put("/gpus-running", json={"gpus_running": 7}).status_code == 204
+    assert history(client)[-1] == (1, 1, 7)
+    hand.now_s += 900
+    wait_until(lambda: history(client)[-1] == (1, 1, None), timeout_s=10, what="the report's end")
+
+
+def test_a_report_of_what_runs_names_a_workload_in_force_and_a_count(fleet):
+    client = fleet.client()
+    assert client.put("/gpus-running", json={"gpus_running": 1}).json()["code"] == "no_plan"
+    client.put("/workload", json=workload_document(3))
+    for wrong in (-1, 1.5, "3", None):
+        answer = client.put("/gpus-running", json={"gpus_running": wrong})
+        assert (answer.status_code, answer.json()["field"]) == (422, "gpus_running")
+    client.put("/workload", json=workload_document(3, base_model=QWEN))
+    assert client.put("/gpus-running", json={"gpus_running": 1}).json()["field"] == "base_model"
+    assert client.put("/gpus-running?base_model=" + QWEN, json={"gpus_running": 1}).status_code == 204
