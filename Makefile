@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench drill openapi
+.PHONY: help setup serve test test-browser lint format bench drill openapi
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -28,6 +28,10 @@ serve: $(STAMP) ## Run the service on http://127.0.0.1:8080
 test: $(STAMP) ## All tests; the kernels' own also without Numba's compiler
 	NUMBA_DISABLE_JIT=1 "$(BIN)/python" -m pytest $(KERNEL_TESTS)
 	"$(BIN)/python" -m pytest
+
+test-browser: $(STAMP) ## The ops page in a real Chromium (apt-get install chromium)
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[browser]' -c constraints.txt
+	"$(BIN)/python" -m pytest -rs tests/browser
 
 lint: $(STAMP) ## Style, types and the direction of imports
 	"$(BIN)/ruff" check .

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from service.context import build_context
 from service.factory import build_services
-from service.handlers import docs, fleet, health, jobs, placement
+from service.handlers import docs, fleet, health, jobs, page, placement
 from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
 from service.observability import LOOP_ERRORS, ObservabilityMiddleware
@@ -28,6 +28,7 @@ from service.storage.audit import AuditLog
 from service.storage.keys import KeyFile
 from service.storage.news import listen
 from service.storage.turns import turn_of
+from service.web.site import load_site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,7 +104,8 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (placement, fleet, jobs, health, docs):
+    app.state.site = load_site(version=app.version)
+    for module in (placement, fleet, jobs, health, docs, page):
         app.include_router(module.router)
     install_problem_handlers(app)
     app.add_middleware(SecurityMiddleware)

@@ -41,8 +41,8 @@ def locked(store_dir, tmp_path_factory):
     running.app.close()
 
 
-def test_without_a_key_only_probes_and_the_description_answer(locked):
-    for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
+def test_without_a_key_only_probes_the_description_and_the_empty_page_answer(locked):
+    for path in ("/", "/livez", "/readyz", "/docs", "/openapi.json"):
         assert locked.client.get(path).status_code == 200
     for method, path in (("GET", "/plan"), ("POST", "/place"), ("GET", "/metrics"), ("GET", "/nowhere")):
         answer = locked.client.request(method, path)
@@ -58,6 +58,8 @@ def test_a_scope_opens_what_it_is_for_and_acts_are_recorded_without_secrets(lock
     assert client.put("/workload", json=body, headers=place).status_code == 403
     assert client.put("/workload", json=body, headers=ops | {"x-request-id": "act-1"}).status_code == 200
     assert client.get("/gpus-needed", headers=place).status_code == 200
+    assert client.put("/gpus-running", json={"gpus_running": 1}, headers=place).status_code == 204
+    assert client.put("/gpus-running", json={"gpus_running": 1}, headers=agent).status_code == 403
     assert client.get("/metrics", headers=agent).status_code == 200
 
     audit = locked.settings.audit_path
