@@ -1,25 +1,14 @@
 """A real Chromium on a real `loadmaster serve`; what a page logs, breaks or asks elsewhere fails its test."""
 
-import shutil
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.browser.chromium import CHROMIUM, launch
 from tests.browser.fleets import skewed_workload
 from tests.support.service_process import ServiceProcess
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WAIT_MS = 15_000
 
 
@@ -30,10 +19,8 @@ def browser():
     )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with playwright.sync_playwright() as driver, launch(driver) as chromium:
         yield chromium
-        chromium.close()
 
 
 @contextmanager

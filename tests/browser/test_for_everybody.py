@@ -15,8 +15,9 @@ NOT_REACHED = """
 """
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("view", "scheme"), [*((view, "light") for view in VIEWS), ("fleet", "dark"), ("plan", "dark")]
+)
 def test_axe_finds_nothing_to_mend(service, open_page, view, scheme):
     page, _ = open_page(service, view, color_scheme=scheme)
     page.wait_for_selector(f"#{view}:not([hidden])")

@@ -21,7 +21,8 @@ export class Chart {
   /**
    * @param {HTMLElement} root
    * @param {{name: string, x: {label: string, time?: boolean, show?: (value: number) => string}, series: Series[],
-   *   y?: string, fromZero?: boolean, whole?: boolean}} options `whole`: y counts things
+   *   y?: string, fromZero?: boolean, whole?: boolean,
+   *   named?: boolean}} options `whole`: y counts things; `named`: x counts things that have names
    */
   constructor(root, options) {
     this.root = root;
@@ -55,14 +56,15 @@ export class Chart {
     this.plot = null;
     const width = this.root.clientWidth;
     if (!width || !this.columns.length) return;
-    const { x, series, y, fromZero = true, whole = false } = this.options;
+    const { x, series, y, fromZero = true, whole = false, named = false } = this.options;
     const uPlot = /** @type {any} */ (window).uPlot;
+    const names = (/** @type {any} */ _u, /** @type {number[]} */ ticks) => ticks.map((tick) => x.show?.(tick) ?? tick);
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid"), width: 1 }, font: "11px system-ui" };
     this.plot = new uPlot(
       {
         width, height: HEIGHT_PX,
-        scales: { x: { time: Boolean(x.time) }, y: { range: (/** @type {any} */ _u, /** @type {number} */ low, /** @type {number} */ high) => spread(low, high, fromZero) } },
-        axes: [{ ...axis, values: x.time ? CLOCK_VALUES : undefined }, { ...axis, incrs: whole ? WHOLE_STEPS : undefined, label: y, labelFont: "11px system-ui", labelSize: y ? 16 : 0, size: 44 }],
+        scales: { x: { time: Boolean(x.time), range: named ? apart : undefined }, y: { range: (/** @type {any} */ _u, /** @type {number} */ low, /** @type {number} */ high) => spread(low, high, fromZero) } },
+        axes: [{ ...axis, values: x.time ? CLOCK_VALUES : named ? names : undefined, incrs: named ? WHOLE_STEPS : undefined }, { ...axis, incrs: whole ? WHOLE_STEPS : undefined, label: y, labelFont: "11px system-ui", labelSize: y ? 16 : 0, size: 44 }],
         series: [
           { label: x.label, value: x.show ? (/** @type {any} */ _u, /** @type {number} */ v) => (v === null ? "–" : x.show?.(v)) : undefined },
           ...series.map((one) => ({
@@ -92,6 +94,11 @@ export class Chart {
       ),
     );
   }
+}
+
+/** Room on both sides of things that have names. @param {any} _u @param {number} low @param {number} high */
+function apart(_u, low, high) {
+  return [low - 0.5, high + 0.5];
 }
 
 /** @param {number|null} value @param {((value: number) => string)|undefined} show */

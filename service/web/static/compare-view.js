@@ -5,7 +5,7 @@ import { attempt } from "./dialogs.js";
 import { announce, byId, el } from "./dom.js";
 import { counted, number, risk } from "./format.js";
 import { difference } from "./matching.js";
-import { fleetOf, rowsOf } from "./model.js";
+import { fleetOf, rowsOf, runningServers } from "./model.js";
 import { DataTable } from "./table.js";
 
 /** @typedef {import("./types.js").Fleet} Fleet */
@@ -34,12 +34,13 @@ export function setUpCompareView(fleets) {
     return null;
   };
   fleets.addEventListener("plan", list);
-  fleets.addEventListener("tried", list);
+  fleets.addEventListener("tried", () => {
+    list();
+    to.value = keyOf(fleets.tried[0]);
+  });
   byId("compare-add").addEventListener("click", () =>
     attempt(told, async () => {
-      const fleet = await fetchPlan(byId("compare-id").value.trim());
-      fleets.remember(fleet);
-      to.value = keyOf(fleet);
+      fleets.remember(await fetchPlan(byId("compare-id").value.trim()));
     }),
   );
   byId("compare-form").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -52,8 +53,9 @@ export function setUpCompareView(fleets) {
     attempt(told, async () => {
       const pair = both();
       if (!pair) return;
-      const [before, { workload }] = pair;
-      const near = await post("re-place", { ...workload, adapters: rowsOf(workload), current: { gpus: running(before.plan) } });
+      const [before, { workload, isBare }] = pair;
+      if (isBare) throw new Problem("a plan that was fetched comes without its workload: choose another one to go to");
+      const near = await post("re-place", { ...workload, adapters: rowsOf(workload), current: { gpus: runningServers(before.plan) } });
       fleets.remember(fleetOf(`nearest to ${before.plan.plan_id.slice(0, 8)}`, near, workload));
       show(before.plan, near, near);
     }),
@@ -64,18 +66,13 @@ export function setUpCompareView(fleets) {
 /** @param {Fleet} fleet */
 const keyOf = (fleet) => fleet.plan.plan_id + fleet.label;
 
-/** The servers of a plan as `POST /re-place` takes them. @param {Plan} plan */
-function running({ gpus }) {
-  return gpus.map(({ gpu, max_loras, max_lora_rank, adapters }) => ({ gpu, max_loras, max_lora_rank, adapters }));
-}
-
 /** @param {string} id @returns {Promise<Fleet>} a plan that a worker replayed, without its workload's rates */
 async function fetchPlan(id) {
   const { plan, verification } = await get(`plans/${encodeURIComponent(id)}`);
   if (!plan) throw new Problem(`the replay of plan ${id} is ${verification.status}: there is no plan to show yet`);
   const [gpu_type, base_model] = plan.calibration_id.split("/");
   const adapters = plan.gpus.flatMap((/** @type {any} */ gpu) => gpu.adapters.map((/** @type {string} */ name) => ({ id: name, rank: 0, rate_rps: 0, input_tokens_mean: 0, output_tokens_mean: 0 })));
-  return fleetOf(`plan ${id}`, plan, { base_model, gpu_type, adapters });
+  return { ...fleetOf(`plan ${id}`, plan, { base_model, gpu_type, adapters }), isBare: true };
 }
 
 /** @param {Plan} before @param {Plan} after @param {Difference} change */
@@ -119,7 +116,7 @@ function figures(before, after) {
   ];
   const head = ["", "From", "To"].map((title) => el("th", { scope: "col", class: title ? "num" : null }, title));
   const lines = rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "num" }, value(before)), el("td", { class: "num" }, value(after))));
-  return el("div", { class: "table-box" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...lines)));
+  return el("div", { class: "table-box narrow" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...lines)));
 }
 
 /** @param {string} title @param {number[]} gpus */

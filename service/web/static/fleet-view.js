@@ -31,9 +31,9 @@ export function setUpFleetView(fleets) {
     if (fleets.fleet) view.show(fleets.fleet, neededFigures(fleets));
   });
   fleets.addEventListener("needed", async () => {
-    const { needed, fleet } = fleets;
+    const { needed } = fleets;
     byId("needed-now").textContent = needed?.reason ?? "";
-    if (fleet) view.show(fleet, neededFigures(fleets));
+    view.showFigures(neededFigures(fleets));
     if (needed) chart.show(await history(fleets));
   });
 }

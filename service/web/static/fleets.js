@@ -21,6 +21,8 @@ export class Fleets extends EventTarget {
   fleet = null;
   /** @type {any} the last answer of `GET /gpus-needed`, null where there is none */
   needed = null;
+  /** What `fleet` was fetched for. @type {string|undefined} */
+  #shown;
   /** Plans that were tried here, the newest first. @type {Fleet[]} */
   tried = [];
 
@@ -40,29 +42,38 @@ export class Fleets extends EventTarget {
     /** @type {InForce[]} */
     this.listed = (await get("workloads")).workloads;
     const wanted = sessionStorage.getItem(CHOICE_NAME);
-    const before = this.chosen;
     this.chosen = this.listed.find((entry) => nameOf(entry) === wanted) ?? this.listed[0];
     this.#tell("fleets");
-    const isSame = before && this.chosen && nameOf(before) === nameOf(this.chosen) && before.version === this.chosen.version && before.plan_id === this.chosen.plan_id;
-    await Promise.all([isSame && this.fleet ? null : this.#fetchPlan(), this.#fetchNeeded()]);
+    await Promise.all([this.#fetchPlan(), this.#fetchNeeded()]);
   }
 
   async #fetchPlan() {
     const chosen = this.chosen;
-    if (!chosen) {
-      this.fleet = null;
-    } else {
-      const [plan, workload] = await Promise.all([get("plan", this.query), get("workload", this.query)]);
-      if (chosen !== this.chosen) return;
-      this.fleet = fleetOf(`in force: ${nameOf(chosen)}`, plan, workload);
-    }
+    const wanted = chosen ? `${nameOf(chosen)} ${chosen.version} ${chosen.plan_id}` : "";
+    if (wanted === this.#shown) return;
+    const fleet = chosen ? await this.#fleetOf(chosen) : null;
+    if (!this.#isChosen(chosen)) return;
+    this.fleet = fleet;
+    this.#shown = wanted;
     this.#tell("plan");
+  }
+
+  /** @param {InForce} entry */
+  async #fleetOf(entry) {
+    const query = { base_model: entry.base_model, gpu_type: entry.gpu_type };
+    const [plan, workload] = await Promise.all([get("plan", query), get("workload", query)]);
+    return fleetOf(`in force: ${nameOf(entry)}`, plan, workload);
+  }
+
+  /** Whether a fleet is still the chosen one, after a call. @param {InForce|undefined} entry */
+  #isChosen(entry) {
+    return (entry && nameOf(entry)) === (this.chosen && nameOf(this.chosen));
   }
 
   async #fetchNeeded() {
     const chosen = this.chosen;
     const needed = chosen ? await get("gpus-needed", this.query).catch(() => null) : null;
-    if (chosen !== this.chosen) return;
+    if (!this.#isChosen(chosen)) return;
     this.needed = needed;
     this.#tell("needed");
   }

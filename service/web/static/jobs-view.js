@@ -1,15 +1,18 @@
-/** Jobs: what waits, runs, has ended or failed; one in full. */
+/** Jobs: what waits, runs, has ended or failed; one in full, followed while it runs. */
 
-import { get } from "./api.js";
-import { attempt } from "./dialogs.js";
-import { byId, el, factList, tag } from "./dom.js";
+import { get, post } from "./api.js";
+import { attempt, confirmed } from "./dialogs.js";
+import { announce, byId, el, factList, tag } from "./dom.js";
 import { lasted, moment } from "./format.js";
+import { progressOf } from "./progress.js";
+import { follow } from "./sse.js";
 import { DataTable } from "./table.js";
 
 /** @typedef {{job_id: string, kind: string, state: string, request_id: string|null, created_at: string|null,
  *   started_at: string|null, ended_at: string|null, report: any, error: string|null}} Job */
 
-const STATES = { finished: "good", failed: "bad", started: "warn", cancelled: "bad" };
+const STATES = { finished: "good", published: "good", failed: "bad", rejected: "bad", started: "warn", cancelled: "bad" };
+const RUNNING = ["queued", "started"];
 const NUM_ASKED = 200;
 
 /** @param {string} state */
@@ -19,11 +22,13 @@ export const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state]
 export function setUpJobsView() {
   const told = byId("jobs-error");
   const state = byId("jobs-state");
+  /** Ends the stream of the job that is shown. */
+  let stream = new AbortController();
   const table = new DataTable(byId("jobs-table"), {
     caption: "Newest jobs",
-    empty: "No job yet. POST /simulate makes one; so does each plan that a worker replays.",
+    empty: "No job. POST /simulate makes one; so does each plan that a worker replays.",
     keyOf: (/** @type {Job} */ job) => job.job_id,
-    onChoose: (job) => attempt(told, () => showJob(job.job_id)),
+    onChoose: (job) => attempt(told, () => choose(job.job_id)),
     columns: [
       { title: "Job", value: (job) => job.job_id },
       { title: "Kind", value: (job) => job.kind },
@@ -35,22 +40,48 @@ export function setUpJobsView() {
   });
   const open = () =>
     attempt(told, async () => {
-      const { jobs } = await get("jobs", { limit: NUM_ASKED });
+      const { jobs } = await get("jobs", { limit: NUM_ASKED, state: state.value });
       table.show(state.value ? jobs.filter((/** @type {Job} */ job) => job.state === state.value) : jobs);
+    });
+  /** @param {string} id */
+  const choose = async (id) => {
+    stream.abort();
+    stream = new AbortController();
+    const { signal } = stream;
+    const job = await get(`jobs/${encodeURIComponent(id)}`);
+    showJob(job, act);
+    if (!RUNNING.includes(job.state)) return;
+    await follow(`jobs/${encodeURIComponent(id)}/events`, ({ data }) => showProgress(data), signal);
+    if (!signal.aborted) showJob(await get(`jobs/${encodeURIComponent(id)}`), act);
+  };
+  /** @param {Job} job @param {"cancel"|"retry"} what */
+  const act = (job, what) =>
+    attempt(told, async () => {
+      if (what === "cancel" && !(await confirmed("Cancel this job?", `${job.job_id} ends without a report. It may be retried.`, "Cancel the job"))) return;
+      await post(`jobs/${encodeURIComponent(job.job_id)}/${what}`);
+      announce(`${job.job_id}: ${what} is under way`);
+      await open();
+      await choose(job.job_id);
     });
   state.addEventListener("change", open);
   byId("jobs-refresh").addEventListener("click", open);
   return { open };
 }
 
-/** @param {string} id */
-async function showJob(id) {
+/** @param {any} told what a stream tells of a job @returns {boolean} whether more is to come */
+function showProgress(told) {
+  byId("job-progress").replaceChildren(...progressOf(told));
+  return RUNNING.includes(told?.state ?? "started");
+}
+
+/** @param {Job} job @param {(job: Job, what: "cancel"|"retry") => void} act */
+function showJob(job, act) {
   const box = byId("job-detail");
-  /** @type {Job} */
-  const job = await get(`jobs/${encodeURIComponent(id)}`);
+  const can = RUNNING.includes(job.state) ? "cancel" : job.state === "finished" ? null : "retry";
   box.hidden = false;
   box.replaceChildren(
     el("header", { class: "card-head" }, el("h3", {}, job.job_id), stateTag(job.state)),
+    el("div", { id: "job-progress", "aria-live": "polite" }, ...progressOf(job)),
     factList([
       ["Kind", job.kind],
       ["Queued", moment(job.created_at)],
@@ -60,6 +91,7 @@ async function showJob(id) {
       ["Request", job.request_id ?? "–"],
     ]),
     job.error ? el("p", { class: "bad" }, job.error) : "",
+    can ? el("div", { class: "buttons" }, el("button", { type: "button", onclick: () => act(job, can) }, can === "cancel" ? "Cancel it…" : "Retry it")) : "",
     job.report ? el("details", {}, el("summary", {}, "Report"), el("pre", { tabindex: 0 }, JSON.stringify(job.report, null, 1))) : "",
   );
 }

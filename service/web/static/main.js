@@ -5,30 +5,38 @@ import { report, setUpKeyDialog } from "./dialogs.js";
 import { byId, el } from "./dom.js";
 import { Fleets, nameOf } from "./fleets.js";
 import { setUpFleetView } from "./fleet-view.js";
+import { setUpHostsView } from "./hosts-view.js";
 import { setUpJobsView } from "./jobs-view.js";
+import { setUpModelsView } from "./models-view.js";
 import { setUpCompareView } from "./compare-view.js";
 import { setUpTryIt } from "./try-it.js";
 import { setUpWhatIf } from "./what-if.js";
 import { setUpWorkloadView } from "./workload-view.js";
 
 const REFRESH_MS = 5000;
+/** Views that are kept fresh while they are open. */
+const LIVE = ["jobs", "hosts"];
 const VIEWS = ["fleet", "workload", "plan", "compare", "models", "jobs", "hosts"];
 
 const fleets = new Fleets();
-/** Views that ask for something of their own when they are opened. @type {Record<string, {open: () => void}>} */
+/** What views ask for when they are opened. @type {Record<string, () => Promise<void>>} */
 const openers = {};
 
-function openView() {
+function openName() {
   const wanted = location.hash.slice(1);
-  if (wanted === "main") return;
-  const name = VIEWS.includes(wanted) ? wanted : "fleet";
+  return VIEWS.includes(wanted) ? wanted : "fleet";
+}
+
+function openView() {
+  if (location.hash === "#main") return;
+  const name = openName();
   for (const view of VIEWS) byId(view).hidden = view !== name;
   for (const link of document.querySelectorAll(".bar nav a")) {
     if (link.getAttribute("href") === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = `Loadmaster: ${byId(`${name}-title`).textContent}`;
-  openers[name]?.open();
+  openers[name]?.();
 }
 
 function showFleetChoice() {
@@ -40,24 +48,29 @@ function showFleetChoice() {
 }
 
 async function showHealth() {
-  const tag = byId("health");
+  const { text, kind } = await health();
+  byId("health").textContent = text;
+  byId("health").className = `tag ${kind}`;
+  byId("starting").hidden = text !== "starting";
+  return text !== "starting";
+}
+
+/** How the service stands; while it starts nothing is known of what is in force. */
+async function health() {
   try {
     const { store } = await get("readyz");
-    tag.textContent = store === "down" ? "store is down" : "ready";
-    tag.className = `tag ${store === "down" ? "warn" : "good"}`;
+    return store === "down" ? { text: "store is down", kind: "warn" } : { text: "ready", kind: "good" };
   } catch (error) {
     const starting = error instanceof Problem && error.status === 503;
-    tag.textContent = starting ? "starting" : "not reachable";
-    tag.className = `tag ${starting ? "warn" : "bad"}`;
+    return starting ? { text: "starting", kind: "warn" } : { text: "not reachable", kind: "bad" };
   }
 }
 
 let troubled = "";
 
 async function refresh() {
-  await showHealth();
   try {
-    await fleets.refresh();
+    if (await showHealth()) await fleets.refresh();
     troubled = "";
   } catch (error) {
     const trouble = String(error);
@@ -69,7 +82,9 @@ async function refresh() {
 async function keepFresh() {
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
-    if (!document.hidden && !byId("key-dialog").open) await refresh();
+    if (document.hidden || byId("key-dialog").open) continue;
+    await refresh();
+    if (LIVE.includes(openName())) await openers[openName()]();
   }
 }
 
@@ -83,11 +98,14 @@ setUpWorkloadView(fleets);
 setUpTryIt(fleets);
 setUpWhatIf(fleets);
 setUpCompareView(fleets);
-openers.jobs = setUpJobsView();
+openers.jobs = setUpJobsView().open;
+openers.hosts = setUpHostsView().open;
+openers.models = setUpModelsView(refresh).open;
 fleets.addEventListener("fleets", showFleetChoice);
 byId("fleet-choice").addEventListener("change", (/** @type {any} */ event) => fleets.choose(event.target.value).catch(report));
 addEventListener("hashchange", openView);
 openView();
 await refresh();
 document.documentElement.dataset.ready = "true";
+performance.mark("ready");
 keepFresh();

@@ -5,7 +5,7 @@
 /**
  * @typedef {{moves: {adapter: string, from: number|null, to: number|null}[], restarts: number[], opened: number[],
  *   closed: number[]}} Difference
- *   GPUs of the first plan by their numbers there; `opened` by their numbers in the second. A move from or to
+ *   GPUs by their numbers in the first plan; those that are opened have numbers beyond. A move from or to
  *   null is an adapter that only one of the plans has.
  */
 
@@ -13,14 +13,13 @@
 export function difference(before, after) {
   const home = homes(before);
   const partner = pairs(before, after, home);
+  const names = named(before, partner);
   /** @type {Difference["moves"]} */
   const moves = [];
   after.forEach((gpu, at) => {
-    const here = partner[at];
     for (const adapter of gpu.adapters) {
       const from = home.get(adapter);
-      if (from === undefined) moves.push({ adapter, from: null, to: gpu.gpu });
-      else if (from !== here) moves.push({ adapter, from: before[from].gpu, to: here < 0 ? gpu.gpu : before[here].gpu });
+      if (from === undefined || from !== partner[at]) moves.push({ adapter, from: from === undefined ? null : before[from].gpu, to: names[at] });
     }
   });
   const kept = homes(after);
@@ -29,9 +28,16 @@ export function difference(before, after) {
   return {
     moves,
     restarts: after.flatMap((gpu, at) => (partner[at] >= 0 && differs(before[partner[at]], gpu) ? [before[partner[at]].gpu] : [])),
-    opened: after.filter((_gpu, at) => partner[at] < 0).map(({ gpu }) => gpu),
+    opened: names.filter((_name, at) => partner[at] < 0),
     closed: before.filter((_gpu, at) => !paired.has(at)).map(({ gpu }) => gpu),
   };
+}
+
+/** The number of each GPU after: its partner's, or one that no GPU had before.
+ * @param {PlannedGpu[]} before @param {number[]} partner */
+function named(before, partner) {
+  let next = Math.max(-1, ...before.map(({ gpu }) => gpu));
+  return partner.map((at) => (at < 0 ? (next += 1) : before[at].gpu));
 }
 
 /** For each GPU after, the place of its partner before, -1 for none.

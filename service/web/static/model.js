@@ -36,6 +36,11 @@ export function fleetOf(label, plan, workload) {
   return { label, plan, workload, adapters, servers };
 }
 
+/** The servers of a plan as `POST /re-place` and `/what-if` take them. @param {Plan} plan */
+export function runningServers({ gpus }) {
+  return gpus.map(({ gpu, max_loras, max_lora_rank, adapters }) => ({ gpu, max_loras, max_lora_rank, adapters }));
+}
+
 /** @param {Record<string, number>} rooms */
 export function smallestRoom(rooms) {
   const values = Object.values(rooms ?? {});

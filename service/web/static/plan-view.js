@@ -1,6 +1,6 @@
 /** A plan: its figures, its map, its GPUs as a table, one GPU in full, its adapters. */
 
-import { bar, cloneParts, copyButton, el, factList, showTiles, tag } from "./dom.js";
+import { announce, bar, cloneParts, copyButton, el, factList, showTiles, tag } from "./dom.js";
 import { FleetMap } from "./fleet-map.js";
 import { counted, figure, number, percent, risk } from "./format.js";
 import { totals } from "./model.js";
@@ -18,8 +18,8 @@ export class PlanView {
   /** @param {HTMLElement} root */
   constructor(root) {
     this.parts = cloneParts("plan-template", root);
-    this.map = new FleetMap(this.parts, (gpu) => this.choose(gpu));
-    this.gpus = gpuTable(this.parts.gpus, (server) => this.choose(server.gpu.gpu));
+    this.map = new FleetMap(this.parts, (gpu) => this.#take(gpu));
+    this.gpus = gpuTable(this.parts.gpus, (server) => this.#take(server.gpu.gpu));
     this.adapters = adapterTable(this.parts.adapters);
     this.parts["adapters-box"].addEventListener("toggle", () => this.#showAdapters());
   }
@@ -28,7 +28,7 @@ export class PlanView {
   show(fleet, figures = []) {
     const isSame = this.fleet?.plan.plan_id === fleet.plan.plan_id;
     this.fleet = fleet;
-    showTiles(this.parts.tiles, [...figures, ...planFigures(fleet)]);
+    this.showFigures(figures);
     this.#showUnplaced();
     this.map.show(fleet);
     this.gpus.show(fleet.servers);
@@ -36,11 +36,22 @@ export class PlanView {
     if (!isSame || !this.#find(this.gpus.chosen)) this.choose(fleet.servers[0]?.gpu.gpu);
   }
 
+  /** Show what changes without the plan. @param {[string, string|number, string?][]} figures before the plan's own */
+  showFigures(figures) {
+    if (this.fleet) showTiles(this.parts.tiles, [...figures, ...planFigures(this.fleet)]);
+  }
+
   /** Show one GPU in full. @param {number|undefined} number */
   choose(number) {
     this.gpus.choose(number);
     const server = this.#find(number);
     this.parts.detail.replaceChildren(...(server ? gpuDetail(server) : [el("p", { class: "quiet" }, "No GPU")]));
+  }
+
+  /** Show the GPU that the reader took. @param {number} number */
+  #take(number) {
+    this.choose(number);
+    announce(`GPU ${number} is shown`);
   }
 
   /** @param {number|undefined} number */

@@ -119,7 +119,9 @@ export class DataTable {
     this.page = Math.min(Math.max(this.page, 0), pages - 1);
     const first = this.page * PAGE_ROWS;
     const shown = rows.slice(first, first + PAGE_ROWS);
+    const held = this.#heldPlace();
     this.body.replaceChildren(...shown.map((row) => this.#row(row)));
+    if (held) this.body.rows[held.line]?.querySelectorAll("button")[held.control]?.focus({ preventScroll: true });
     if (!shown.length) {
       const text = this.wanted ? "nothing matches" : (this.options.empty ?? "none");
       this.body.append(el("tr", {}, el("td", { class: "quiet", colspan: this.options.columns.length }, text)));
@@ -135,6 +137,14 @@ export class DataTable {
     this.foot.hidden = this.rows.length === 0 || (pages === 1 && !this.options.filter);
   }
 
+  /** Where in the rows the keyboard is, so that fresh rows do not lose it. */
+  #heldPlace() {
+    const focused = document.activeElement;
+    if (!(focused instanceof HTMLElement) || !this.body.contains(focused)) return null;
+    const row = /** @type {HTMLTableRowElement} */ (focused.closest("tr"));
+    return { line: row.sectionRowIndex, control: [...row.querySelectorAll("button")].indexOf(/** @type {any} */ (focused)) };
+  }
+
   /** @param {R} row */
   #row(row) {
     const { columns, onChoose, keyOf } = this.options;
@@ -147,9 +157,7 @@ export class DataTable {
     if (onChoose && keyOf) {
       line.setAttribute("aria-selected", String(keyOf(row) === this.chosen));
       line.addEventListener("click", () => {
-        const refocus = line.contains(document.activeElement);
         this.choose(keyOf(row));
-        if (refocus) this.body.querySelector("[aria-selected=true] button")?.focus();
         onChoose(row);
       });
     }

@@ -1,12 +1,15 @@
 /** Planning a workload that is not in force, and putting it in force. */
 
-import { call, get, post } from "./api.js";
+import { Problem, call, get, post } from "./api.js";
 import { attempt, confirmed } from "./dialogs.js";
 import { announce, byId } from "./dom.js";
 import { counted } from "./format.js";
 import { nameOf } from "./fleets.js";
 import { exampleWorkload, fleetOf } from "./model.js";
 import { PlanView } from "./plan-view.js";
+
+const REPLAY_PAUSE_MS = 1500;
+const MAX_REPLAY_TURNS = 60;
 
 /** @typedef {import("./fleets.js").Fleets} Fleets */
 /** @typedef {import("./types.js").Workload} Workload */
@@ -58,6 +61,7 @@ export function setUpTryIt(fleets) {
       fleets.remember(fleet);
       put.disabled = false;
       announce(`Planned on ${counted(plan.num_gpus, "GPU")}`);
+      if (plan.verification.status === "not_asked") followReplay(fleet, view);
     });
   });
   put.addEventListener("click", () =>
@@ -72,6 +76,23 @@ export function setUpTryIt(fleets) {
       location.hash = "fleet";
     }),
   );
+}
+
+/** Tell what the twin says of a plan, once a worker has replayed it behind the answer.
+ * @param {import("./types.js").Fleet} fleet @param {PlanView} view */
+async function followReplay(fleet, view) {
+  for (let turn = 0; turn < MAX_REPLAY_TURNS; turn += 1) {
+    await new Promise((resolve) => setTimeout(resolve, REPLAY_PAUSE_MS));
+    if (view.fleet !== fleet) return;
+    try {
+      fleet.plan.verification = (await get(`plans/${fleet.plan.plan_id}`)).verification;
+    } catch (error) {
+      if (error instanceof Problem) return; // nobody replays it: the store is away, or enough plans wait
+      throw error;
+    }
+    view.showFigures([]);
+    if (!["queued", "started"].includes(fleet.plan.verification.status)) return;
+  }
 }
 
 /** @param {string} text @param {HTMLElement} told @returns {Workload|null} null where it is no JSON, which is told */

@@ -22,8 +22,8 @@
  *   A GPU of a plan with its adapters, the busiest first; `room` is its smallest head-room, a share.
  *
  * @typedef {{label: string, plan: Plan, workload: Workload, adapters: Map<string, Adapter>,
- *   servers: Server[]}} Fleet
- *   A plan beside the workload that it is for.
+ *   servers: Server[], isBare?: boolean}} Fleet
+ *   A plan beside the workload that it is for; a bare one was fetched without its workload's numbers.
  *
  * @typedef {{base_model: string, gpu_type: string, version: string, num_adapters: number,
  *   offered_tok_s: number, num_gpus: number, plan_id: string, feasible: boolean, as_of: string}} InForce
