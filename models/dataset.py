@@ -206,19 +206,72 @@ def generate(
     on_rows
         Called with the number of rows just finished.
     """
-    origin = DatasetOrigin(
-        calibration_id=calibration.calibration_id,
-        calibration_sha256=calibration_sha256(calibration),
-        twin_version=TWIN_VERSION,
-        design=design,
-    )
-    run = _Run(origin, calibration_to_json(calibration), num_workers, parts, on_rows)
+    run = _Run(_origin(calibration, design), calibration_to_json(calibration), num_workers, parts, on_rows)
+    return _generated(run, calibration, design)
+
+
+def _generated(run: _Run, calibration: Calibration, design: Design) -> Dataset:
+    """Return the rows of all rounds; those of an active round depend on the rounds before."""
+    origin = run.origin
     dataset = Dataset(origin=origin, columns=run.rows(np.arange(design.num_first)))
     for number, (candidates, count) in enumerate(design.rounds()):
         chosen = _most_telling(dataset, calibration, candidates, count, seed=design.seed + number)
         columns = np.concatenate([dataset.columns, run.rows(chosen)])
         dataset = Dataset(origin=origin, columns=columns)
     return dataset
+
+
+def assemble(
+    calibration: Calibration, design: Design, parts: str | Path, rows_a_part: int = ROWS_A_PART
+) -> Dataset | tuple[NDArray[np.int64], ...]:
+    """Return the data set of a design from finished parts, or the parts that are missing next.
+
+    Others simulate them (`simulate_rows`, `write_part`), in any order and on any machine; an active round
+    chooses its rows once the rounds before it are complete.
+
+    Parameters
+    ----------
+    calibration, design
+        As in `generate`, which gives the same data set.
+    parts
+        Directory of finished parts.
+    rows_a_part
+        Rows of each part; the last one of a round may have fewer.
+
+    Returns
+    -------
+    The data set, or for each missing part its rows, (num_rows_of_part,) int64.
+    """
+    run = _Run(_origin(calibration, design), calibration_to_json(calibration), 1, parts, None)
+    run.rows_a_part, run.only_finished = rows_a_part, True
+    try:
+        return _generated(run, calibration, design)
+    except _MissingRowsError as missing:
+        return missing.parts
+
+
+def simulate_rows(calibration: Calibration, design: Design, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what the twin says of rows of a design, (num_rows, len(COLUMNS)) float64."""
+    done = [_simulate_row(calibration, design.seed, design.max_adapters, int(row)) for row in rows]
+    return np.array(done, dtype=np.float64).reshape(-1, len(COLUMNS))
+
+
+def write_part(
+    calibration: Calibration, design: Design, columns: NDArray[np.float64], parts: str | Path
+) -> Path:
+    """Keep simulated rows as the part that `assemble` looks for, and return its file; twice is once."""
+    path = Path(parts) / _part_name(int(columns[0, COLUMNS.index("row")]))
+    _write_table(_origin(calibration, design), columns, path)
+    return path
+
+
+def _origin(calibration: Calibration, design: Design) -> DatasetOrigin:
+    return DatasetOrigin(
+        calibration_id=calibration.calibration_id,
+        calibration_sha256=calibration_sha256(calibration),
+        twin_version=TWIN_VERSION,
+        design=design,
+    )
 
 
 def _most_telling(
@@ -231,8 +284,19 @@ def _most_telling(
     return candidates.start + choose(weight, count, seed)
 
 
+class _MissingRowsError(Exception):
+    """Parts that others have to simulate first."""
+
+    def __init__(self, parts: tuple[NDArray[np.int64], ...]) -> None:
+        super().__init__(f"{len(parts)} parts are missing")
+        self.parts = parts
+
+
 class _Run:
     """The simulations of one data set, part after part."""
+
+    rows_a_part = ROWS_A_PART
+    only_finished = False
 
     def __init__(
         self,
@@ -251,9 +315,12 @@ class _Run:
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns of these rows of the design, from finished parts where there are any."""
-        wanted = [numbers[first : first + ROWS_A_PART] for first in range(0, len(numbers), ROWS_A_PART)]
+        size = self.rows_a_part
+        wanted = [numbers[first : first + size] for first in range(0, len(numbers), size)]
         found = [self._finished(part) for part in wanted]
         missing = [part for part, columns in zip(wanted, found, strict=True) if columns is None]
+        if missing and self.only_finished:
+            raise _MissingRowsError(tuple(missing))
         tasks = [
             part[first : first + ROWS_A_TASK].tolist()
             for part in missing
@@ -291,7 +358,11 @@ class _Run:
 
     def _path(self, part: NDArray[np.int64]) -> Path:
         assert self.parts is not None, "asked for where parts are kept only"
-        return self.parts / f"rows-{part[0]:08d}.parquet"
+        return self.parts / _part_name(int(part[0]))
+
+
+def _part_name(first_row: int) -> str:
+    return f"rows-{first_row:08d}.parquet"
 
 
 def _simulate_rows(calibration_json: str, seed: int, max_adapters: int, rows: list[int]) -> list[list[float]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from models.artifact import Manifest
     from models.dataset import Dataset
     from models.teacher import Teacher
+    from models.training import Examples
     from twin.domain import Calibration
 
 FRESH_PER_RUN = 3
@@ -89,7 +90,7 @@ def train(
             f"the data set was made with another {dataset.origin.calibration_id} than this calibration"
         )
     num_groups = dataset.origin.design.num_first // GROUP_SIZE
-    known, held_out = split(examples_of(dataset, calibration), seed, num_groups)
+    known, unseen = held_out(dataset, calibration, seed)
     ranges = np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1)
     known, aside = split(known, seed + 1, num_groups, ASIDE_SHARE)
     teacher = fit_teacher(known, seed, num_workers)
@@ -103,11 +104,11 @@ def train(
         edition["starvation"], _ = calibrated(edition["starvation"], aside.rows, aside.targets["starvation"])
     trees, printed = editions[max_leaves], editions[min(PRINTED_LEAVES, max_leaves)]
     metrics = {
-        "tree": figures(held_out, student_factors(trees, held_out.rows)),
-        "teacher": figures(held_out, teacher.factors(held_out.rows)),
-        "physics": figures(held_out, physics_factors(held_out)),
+        "tree": figures(unseen, student_factors(trees, unseen.rows)),
+        "teacher": figures(unseen, teacher.factors(unseen.rows)),
+        "physics": figures(unseen, physics_factors(unseen)),
         **{
-            f"tree_of_{leaves}": figures(held_out, student_factors(edition, held_out.rows))
+            f"tree_of_{leaves}": figures(unseen, student_factors(edition, unseen.rows))
             for leaves, edition in editions.items()
             if leaves != max_leaves
         },
@@ -121,11 +122,20 @@ def train(
     report = training_report(
         f"What the surrogate of {calibration.calibration_id} learned",
         metrics,
-        reliability(predict(trees["starvation"], held_out.rows), held_out.targets["starvation"] > 0),
-        {target: importance(tree, held_out.rows) for target, tree in trees.items()},
+        reliability(predict(trees["starvation"], unseen.rows), unseen.targets["starvation"] > 0),
+        {target: importance(tree, unseen.rows) for target, tree in trees.items()},
         {target: printed[target] for target in ("throughput", "starvation")},
     )
     return Trained(surrogate=surrogate, teacher=teacher, metrics=metrics, report=report)
+
+
+def held_out(dataset: Dataset, calibration: Calibration, seed: int) -> tuple[Examples, Examples]:
+    """Return a data set's examples to learn from, and those that `train` of this seed keeps unseen.
+
+    Features and physical estimates are those that a surrogate of `calibration` sees, which may be another
+    one than the twin runs were made with.
+    """
+    return split(examples_of(dataset, calibration), seed, dataset.origin.design.num_first // GROUP_SIZE)
 
 
 def fresh_rows(
