@@ -14,7 +14,17 @@ from fastapi import FastAPI
 
 from service.context import build_context
 from service.factory import build_services
-from service.handlers import docs, fleet, health, jobs, page, placement
+from service.handlers import (
+    docs,
+    events,
+    fleet,
+    health,
+    jobs,
+    page,
+    placement,
+    recalibration,
+    versions,
+)
 from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
 from service.observability import LOOP_ERRORS, ObservabilityMiddleware
@@ -23,6 +33,8 @@ from service.security import SecurityMiddleware
 from service.services.clock import Clock
 from service.services.gauges import show_build
 from service.services.guard import Guard
+from service.services.recalibration import try_tick
+from service.services.versions import try_refresh
 from service.services.warmup import warm_placement
 from service.storage.audit import AuditLog
 from service.storage.keys import KeyFile
@@ -77,6 +89,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
             asyncio.create_task(_keep_keys_fresh(app.state.guard, settings.key_refresh_s)),
             asyncio.create_task(listen(settings, services.fleet.hear)),
             asyncio.create_task(services.history.keep()),
+            asyncio.create_task(_keep_versions_and_recalibrations(services, settings.refresh_interval_s)),
         ]
         if tokens is not None:
             tasks.append(asyncio.create_task(tokens.keep_fresh()))
@@ -105,7 +118,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         redirect_slashes=False,
     )
     app.state.site = load_site(version=app.version)
-    for module in (placement, fleet, jobs, health, docs, page):
+    for module in (placement, fleet, jobs, events, recalibration, versions, health, docs, page):
         app.include_router(module.router)
     install_problem_handlers(app)
     app.add_middleware(SecurityMiddleware)
@@ -137,6 +150,7 @@ async def _live(services: Services) -> None:
 async def _get_ready(services: Services) -> None:
     """Compile what requests need, take up the workload in force, tell that we are ready."""
     context = services.context
+    await asyncio.to_thread(try_refresh, services.versions)
     await asyncio.to_thread(warm_placement, context.catalog, services.placements)
     show_build(context.catalog)
     await services.fleet.try_refresh()
@@ -152,6 +166,13 @@ async def _get_ready_in_turn(services: Services) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with turn_of(directory / "warm-up.lock"):
         await _get_ready(services)
+
+
+async def _keep_versions_and_recalibrations(services: Services, interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        await asyncio.to_thread(try_refresh, services.versions)
+        await asyncio.to_thread(try_tick, services.recalibrations)
 
 
 async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:

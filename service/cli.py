@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from service.commands import drill, keys, paged, plan, run, scaling, surrogate, twin, what_if, workload
+from service.commands import (
+    dataset_info,
+    drill,
+    keys,
+    paged,
+    plan,
+    recalibrate,
+    run,
+    scaling,
+    surrogate,
+    twin,
+    versions,
+    what_if,
+    workload,
+)
 
 app = typer.Typer(
     name="loadmaster",
@@ -32,8 +46,12 @@ workload.workload_app.command("import", epilog=workload.IMPORT_EXAMPLES)(workloa
 app.add_typer(workload.workload_app)
 plan.plan_app.command("export", epilog=plan.EXPORT_EXAMPLES)(plan.export_plan)
 app.add_typer(plan.plan_app)
+app.add_typer(versions.surrogates_app)
 app.add_typer(twin.calibrate_app)
+surrogate.dataset_app.command()(dataset_info.info)
 app.add_typer(surrogate.dataset_app)
+app.command()(recalibrate.recalibrate)
+app.add_typer(recalibrate.jobs_app)
 app.command()(surrogate.train)
 app.command()(surrogate.evaluate)
 app.command("simulate-scaling")(scaling.simulate_scaling)

@@ -30,6 +30,7 @@ from service.schemas import (
     WorkloadSchema,
 )
 from service.schemas_fleet import InForceListSchema
+from service.schemas_versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
 from service.schemas_what_if import WhatIfSchema
 
 if TYPE_CHECKING:
@@ -286,6 +287,22 @@ class Client:
         """Return the newest jobs."""
         return self.send(Call(method="GET", path="/jobs", answer=JobListSchema, params={"limit": limit}))
 
+    def surrogates(self) -> SurrogateListSchema:
+        """Return every surrogate version."""
+        return self.send(Call(method="GET", path="/surrogates", answer=SurrogateListSchema))
+
+    def calibrations(self) -> CalibrationListSchema:
+        """Return every calibration that a surrogate was trained on."""
+        return self.send(Call(method="GET", path="/calibrations", answer=CalibrationListSchema))
+
+    def activate(self, surrogate_version: str) -> SurrogateSchema:
+        """Put a version in force and return it."""
+        return self.send(activate_call(surrogate_version))
+
+    def roll_back(self, calibration_id: str) -> SurrogateSchema:
+        """Put in force what was so before, and return it; not tried again, for it would go back further."""
+        return self.send(roll_back_call(calibration_id))
+
     def health(self) -> HealthSchema:
         """Return whether the service is ready, once it is."""
         return self.send(Call(method="GET", path="/readyz", answer=HealthSchema))
@@ -389,6 +406,23 @@ def patch_rates_call(rates: Mapping[str, float], which: Mapping[str, str]) -> Ca
     """Return ``PATCH /workload``."""
     content = orjson.dumps({"rates": dict(rates)})
     return Call(method="PATCH", path="/workload", answer=PlanSchema, content=content, params=which)
+
+
+def activate_call(surrogate_version: str) -> Call[SurrogateSchema]:
+    """Return ``POST /surrogates/{surrogate_version}/activate``."""
+    path = f"/surrogates/{surrogate_version}/activate"
+    return Call(method="POST", path=path, answer=SurrogateSchema)
+
+
+def roll_back_call(calibration_id: str) -> Call[SurrogateSchema]:
+    """Return ``POST /surrogates/roll-back``."""
+    return Call(
+        method="POST",
+        path="/surrogates/roll-back",
+        answer=SurrogateSchema,
+        content=orjson.dumps({"calibration_id": calibration_id}),
+        idempotent=False,
+    )
 
 
 def simulate_call(request: Any) -> Call[JobSchema]:

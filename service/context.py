@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from service.services.bounded import BoundedPool
 from service.services.catalog import Catalog, load_catalog
 from service.storage.connection import connect
+from service.storage.files import FileExchange
+from service.storage.versions import VersionStore
 
 if TYPE_CHECKING:
     import redis
@@ -25,6 +27,8 @@ class ProcessContext:
 
     Attributes
     ----------
+    files, versions
+        What hosts share: on disk, and in the store.
     ready
         Set once the kernels are compiled.
     """
@@ -32,6 +36,8 @@ class ProcessContext:
     settings: Settings
     catalog: Catalog
     client: redis.Redis
+    files: FileExchange
+    versions: VersionStore
     place_pool: BoundedPool
     store_pool: BoundedPool
     ready: threading.Event = field(default_factory=threading.Event)
@@ -45,10 +51,14 @@ class ProcessContext:
 
 def build_context(settings: Settings) -> ProcessContext:
     """Load calibrations and surrogates; the store is reached at first use only."""
+    client = connect(settings)
+    files = FileExchange(settings.data_dir, client)
     return ProcessContext(
         settings=settings,
         catalog=load_catalog(),
-        client=connect(settings),
+        client=client,
+        files=files,
+        versions=VersionStore(files),
         place_pool=BoundedPool(
             "place",
             num_threads=settings.place_threads,

@@ -109,6 +109,14 @@ class ConflictError(ServiceError):
     title = "The request conflicts with another"
 
 
+class VersionRefusedError(ServiceError):
+    """A published version is damaged, or does not belong to its calibration."""
+
+    code = "version_refused"
+    status = 409
+    title = "The version cannot be used"
+
+
 class OverloadedError(ServiceError):
     """Too much is waiting already."""
 

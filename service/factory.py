@@ -5,20 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.services.catalog import load_catalog
 from service.services.clock import Clock
 from service.services.fleet import FleetService
 from service.services.history import HistoryService
+from service.services.jobs import JobService
+from service.services.measurements import MeasurementSets
+from service.services.measuring import NobodyMeasures
 from service.services.placement import PlacementService
+from service.services.recalibration import RecalibrationService
 from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
 from service.services.verification import VerificationService
+from service.services.versions import VersionService
 from service.services.what_if import WhatIfService
+from service.storage.activations import ActivationStore
+from service.storage.connection import connect
+from service.storage.files import FileExchange
 from service.storage.history import HistoryStore
 from service.storage.jobs import JobStore
+from service.storage.versions import VersionStore
+from service.storage.workers import WorkerStore
 from service.storage.workloads import WorkloadStore
 
 if TYPE_CHECKING:
+    import redis
+
     from service.context import ProcessContext
+    from service.services.catalog import Catalog
+    from service.services.measuring import Measuring
+    from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +50,11 @@ class Services:
     simulations: SimulationService
     verifications: VerificationService
     workloads: WorkloadStore
+    versions: VersionService
+    measurements: MeasurementSets
+    recalibrations: RecalibrationService
+    jobs: JobService
+    workers: WorkerStore
 
 
 def build_services(context: ProcessContext, clock: Clock | None = None) -> Services:
@@ -51,6 +72,10 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         place_pool=context.place_pool,
         store_pool=context.store_pool,
     )
+    recalibrations = build_recalibrations(context.client, context.files, settings, clock)
+    activations = ActivationStore(context.client, settings.activations_path)
+    versions = VersionService(context.catalog, context.versions, activations, clock)
+    versions.start()
     return Services(
         context=context,
         placements=placements,
@@ -63,4 +88,37 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         ),
         simulations=SimulationService(context.catalog, jobs, settings),
         verifications=VerificationService(jobs, settings, context.store_pool),
+        versions=versions,
+        measurements=MeasurementSets(context.files),
+        recalibrations=recalibrations,
+        jobs=JobService(jobs, recalibrations),
+        workers=WorkerStore(context.client, settings),
     )
+
+
+def build_recalibrations(
+    client: redis.Redis, files: FileExchange, settings: Settings, clock: Clock
+) -> RecalibrationService:
+    """Return what moves recalibrations on, in whatever process."""
+    measurements, measuring = MeasurementSets(files), build_measuring(client, settings)
+    return RecalibrationService(client, measurements, measuring, clock, settings)
+
+
+def build_measuring(client: redis.Redis, settings: Settings) -> Measuring:  # noqa: ARG001 (for agents)
+    """Return whoever measures live servers for recalibrations."""
+    return NobodyMeasures()
+
+
+def build_versions(files: FileExchange, client: redis.Redis, settings: Settings) -> VersionService:
+    """Return the versions as a process without a catalog of its own acts on them: a step, a command."""
+    activations = ActivationStore(client, settings.activations_path)
+    return VersionService(load_catalog(), VersionStore(files), activations, Clock())
+
+
+def local_catalog(settings: Settings) -> Catalog:
+    """Return what this host knew to be in force last, without asking the store."""
+    catalog, client = load_catalog(), connect(settings)
+    versions = VersionStore(FileExchange(settings.data_dir, client))
+    VersionService(catalog, versions, ActivationStore(client, settings.activations_path), Clock()).start()
+    client.close()
+    return catalog

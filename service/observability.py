@@ -88,6 +88,18 @@ KNOWN_ALIKE = frozenset(
 )
 """What every process on the same store tells alike."""
 
+REFUSED_VERSIONS = Counter(
+    "loadmaster_refused_versions_total",
+    "Versions put in force that are damaged; what was in force before stays.",
+    registry=REGISTRY,
+)
+RECALIBRATION_STAGE = Counter(
+    "loadmaster_recalibration_stages_total",
+    "Stages that recalibrations entered in this process.",
+    ("stage",),
+    registry=REGISTRY,
+)
+EVENT_STREAMS = Gauge("loadmaster_event_streams", "Streams of jobs' events that are open.", registry=REGISTRY)
 AUDIT_FAILURES = Counter(
     "loadmaster_audit_failures_total", "Acts that the audit log could not take.", registry=REGISTRY
 )

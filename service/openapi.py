@@ -17,6 +17,8 @@ from service.schemas import (
     WorkloadSchema,
 )
 from service.schemas_fleet import RatesRequest, RunningRequest
+from service.schemas_recalibration import MeasurementSetRequest, RecalibrateRequest
+from service.schemas_versions import RollBackRequest
 from service.schemas_what_if import WhatIfRequest
 from service.services.guard import access_of
 
@@ -71,6 +73,9 @@ def _own_schemas() -> dict[str, Any]:
             RatesRequest,
             RunningRequest,
             SimulateRequest,
+            RollBackRequest,
+            RecalibrateRequest,
+            MeasurementSetRequest,
             ProblemSchema,
         )
     ]

@@ -64,6 +64,7 @@ class SecurityMiddleware:
         except ServiceError as error:
             await problem_response(error)(scope, receive, send_safely)
             return
+        scope.setdefault("state", {})["actor"] = actor
         try:
             await self.app(scope, receive, send_safely)
         finally:

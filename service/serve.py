@@ -21,6 +21,7 @@ from service.peers import Peers
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
 from service.services.tokens import check_provider
 from service.storage.embedded import spawn_store, start_store, store_url
+from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.keys import KeyFile
 
 if TYPE_CHECKING:
@@ -88,19 +89,22 @@ async def _watch(settings: Settings, children: list[Child]) -> None:
 
 @contextmanager
 def _children(settings: Settings, lock: int, listener: socket.socket) -> Iterator[list[Child]]:
-    """Start the store (unless one is given), a worker and the HTTP processes; end them in reverse order."""
+    """Start the store (unless one is given), workers and the HTTP processes; end them in reverse order."""
     store = Child(
         "store",
         lambda: spawn_store(settings.store_dir, appendfsync=settings.store_appendfsync, keep_fds=(lock,)),
     )
-    worker = Child("worker", lambda: _spawn(settings, ["worker"]))
+    workers = [
+        Child("worker", lambda: spawn_worker(settings, TWIN_QUEUE, settings.worker_concurrency)),
+        Child("trainer", lambda: spawn_worker(settings, TRAIN_QUEUE, 1)),
+    ]
     answering = _answering(settings, listener)
-    children = [worker, *answering]
+    children = [*workers, *answering]
     if settings.redis_url is None:
         store.adopt(start_store(settings.store_dir, appendfsync=settings.store_appendfsync, keep_fds=(lock,)))
         children.insert(0, store)
     try:
-        for child in (worker, *answering):
+        for child in (*workers, *answering):
             child.launch()
         yield children
     finally:
@@ -108,7 +112,8 @@ def _children(settings: Settings, lock: int, listener: socket.socket) -> Iterato
             child.ask_to_stop()
         for child in answering:
             child.stop(settings.drain_s + STOP_GRACE_S)
-        worker.stop(settings.drain_s)
+        for worker in workers:
+            worker.stop(settings.drain_s)
         store.stop(STORE_STOP_S)
 
 
@@ -121,6 +126,11 @@ def _answering(settings: Settings, listener: socket.socket) -> list[Child]:
         Child(f"api-{number}", lambda number=number: _spawn_api(settings, listener, number))
         for number in range(settings.processes)
     ]
+
+
+def spawn_worker(settings: Settings, queue: str, concurrency: int) -> subprocess.Popen[bytes]:
+    """Start a worker on the settings' store that ends with this process."""
+    return _spawn(settings, ["worker", "--queues", queue, "--concurrency", str(concurrency)])
 
 
 def _spawn_api(settings: Settings, listener: socket.socket, number: int) -> subprocess.Popen[bytes]:

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         env_prefix="LOADMASTER_", frozen=True, extra="ignore", populate_by_name=True
     )
 
-    data_dir: Path = Field(default=Path("data"), description="Where the embedded store keeps its files.")
+    data_dir: Path = Field(
+        default=Path("data"), description="Store, published versions, measurements, data sets."
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that `serve` binds.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port that `serve` binds; 0 picks one.")
     redis_url: str | None = Field(
@@ -110,6 +112,25 @@ class Settings(BaseSettings):
     job_retries: int = Field(default=3, ge=1, description="Runs of a job after its first at most.")
     result_ttl_s: int = Field(default=86_400, ge=60, description="How long reports and failures are kept.")
     max_queued_jobs: int = Field(default=1000, ge=1, description="More waiting jobs answer 503.")
+    retry_pauses_s: tuple[int, ...] = Field(
+        default=(1, 5, 30), min_length=1, description="Pauses before a failed job is run again, in turn."
+    )
+    job_memory_mb: int = Field(default=4096, ge=0, description="Of a job on the queue `twin`; 0: any.")
+    train_timeout_s: int = Field(default=3600, ge=1, description="A step on `train` that runs longer fails.")
+    train_memory_mb: int = Field(default=8192, ge=0, description="Of a step on the queue `train`; 0: any.")
+    train_processes: int = Field(default_factory=_num_cores, ge=1, description="Of one training.")
+    worker_concurrency: int = Field(
+        default_factory=_num_cores, ge=1, description="Simulations at a time of the worker of `serve`."
+    )
+    recalibration_rows: int = Field(default=16_000, ge=64, description="Servers that one simulates.")
+    recalibration_active_share: float = Field(
+        default=0.25, ge=0, le=0.9, description="Of them, share chosen where earlier ones leave doubt."
+    )
+    rows_a_batch: int = Field(default=128, ge=1, description="Servers that one job simulates: seconds.")
+    gate_slack: float = Field(
+        default=1.0, gt=0, description="Multiplies margins and limits that a candidate must hold."
+    )
+    kept_datasets: int = Field(default=3, ge=1, description="Newest data sets kept of each calibration.")
     max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
 
     @property
@@ -132,6 +153,11 @@ class Settings(BaseSettings):
     def peers_dir(self) -> Path:
         """Where the HTTP processes of one `serve` meet."""
         return self.data_dir / "run"
+
+    @property
+    def activations_path(self) -> Path:
+        """Where this host remembers which versions are in force."""
+        return self.data_dir / "surrogates" / "in-force.json"
 
     @property
     def store_dir(self) -> Path:

@@ -46,14 +46,28 @@ def api(
     answer_among_others(settings, fd, name)
 
 
-def worker() -> None:
-    """Run a worker on the store that LOADMASTER_REDIS_URL names, else on that of LOADMASTER_DATA_DIR."""
+def worker(
+    queues: Annotated[
+        str, typer.Option(help="Comma-separated: twin (simulations), train (what fits and trains).")
+    ] = "twin,train",
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Jobs at a time.")] = 1,
+) -> None:
+    """Run a worker on the store that LOADMASTER_REDIS_URL names, else on that of LOADMASTER_DATA_DIR.
+
+    Any number of them may run, on any number of hosts that reach the store.
+    """
+    from service.errors import UsageError  # noqa: PLC0415
     from service.observability import configure_logging  # noqa: PLC0415
+    from service.storage.jobs import QUEUES  # noqa: PLC0415
     from service.worker.process import run_worker  # noqa: PLC0415
 
     settings = _settings()
     configure_logging(settings.log_level)
-    run_worker(settings)
+    names = [name.strip() for name in queues.split(",")]
+    for name in names:
+        if name not in QUEUES:
+            raise UsageError(f"must be some of {', '.join(QUEUES)}, got {name!r}", field="--queues")
+    run_worker(settings, names, concurrency)
 
 
 Url = Annotated[
@@ -66,15 +80,15 @@ def place(workload: WorkloadFile, url: Url = None, json: Json = False) -> None: 
     """Plan a workload: the answer of POST /place."""
     import orjson  # noqa: PLC0415
 
+    from service.factory import local_catalog  # noqa: PLC0415
     from service.observability import configure_logging  # noqa: PLC0415
-    from service.services.catalog import load_catalog  # noqa: PLC0415
     from service.services.placement import PlacementService  # noqa: PLC0415
 
     settings = _settings()
     configure_logging(settings.log_level)
     document = read_input(workload)
     if url is None:
-        answer = PlacementService(load_catalog(), settings).answer(document)
+        answer = PlacementService(local_catalog(settings), settings).answer(document)
     else:
         with _client(url) as client:
             answer = client.place(document).model_dump_json().encode()
@@ -98,14 +112,14 @@ def re_place(
     """Get from the plan in force to one that holds: the answer of POST /re-place."""
     import orjson  # noqa: PLC0415
 
+    from service.factory import local_catalog  # noqa: PLC0415
     from service.observability import configure_logging  # noqa: PLC0415
-    from service.services.catalog import load_catalog  # noqa: PLC0415
     from service.services.placement import PlacementService  # noqa: PLC0415
     from service.services.replacement import ReplacementService  # noqa: PLC0415
 
     settings = _settings()
     configure_logging(settings.log_level)
-    placements = PlacementService(load_catalog(), settings)
+    placements = PlacementService(local_catalog(settings), settings)
     answer = ReplacementService(placements, settings).answer(read_input(workload))
     if json:
         sys.stdout.buffer.write(answer + b"\n")

@@ -31,11 +31,6 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one a core 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@dataset_app.callback()
-def _dataset() -> None:
-    """Keep `generate` a sub-command while it is the only one."""
-
-
 @dataset_app.command()
 def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     calibration: CalibrationId,
@@ -144,9 +139,13 @@ def evaluate(
     surrogate: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Directory of a surrogate of a shipped calibration; may be repeated.",
+            help="Directory of a surrogate, published or of a shipped calibration; may be repeated.",
             show_default="shipped ones",
         ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Judge what is in force on this data directory.", show_default=False),
     ] = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -154,7 +153,8 @@ def evaluate(
     from models.evaluation import evaluate_runs  # noqa: PLC0415
     from twin.measured import read_runs  # noqa: PLC0415
 
-    report = evaluate_runs(read_runs(runs), _subjects(surrogate))
+    directories = surrogate if data_dir is None else _directories_in_force(data_dir)
+    report = evaluate_runs(read_runs(runs), _subjects(directories))
     if json:
         _print(report, json=True)
         return
@@ -166,17 +166,33 @@ def _subjects(directories: list[Path] | None) -> Mapping[str, Subject]:
     """Return the surrogates to judge by base model."""
     from models.artifact import SHIPPED, load, load_teacher, shipped_surrogate_ids  # noqa: PLC0415
     from models.evaluation import Subject  # noqa: PLC0415
+    from service.storage.versions import CALIBRATION  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
 
     found = directories or [SHIPPED / name for name in shipped_surrogate_ids()]
     subjects = {}
     for directory in found:
         loaded = load(directory)
-        calibration = load_calibration(loaded.calibration_id)
+        own = directory / CALIBRATION  # beside a published one
+        calibration = load_calibration(str(own) if own.is_file() else loaded.calibration_id)
         subjects[calibration.base_model] = Subject(
             calibration=calibration, surrogate=loaded, teacher=load_teacher(directory)
         )
     return subjects
+
+
+def _directories_in_force(data_dir: Path) -> list[Path]:
+    """Return the directories of the versions that a data directory's service plans with."""
+    from service.factory import local_catalog  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+    from service.storage.connection import connect  # noqa: PLC0415
+    from service.storage.files import FileExchange  # noqa: PLC0415
+    from service.storage.versions import VersionStore  # noqa: PLC0415
+
+    settings = Settings(data_dir=data_dir)
+    versions = VersionStore(FileExchange(data_dir, connect(settings)))
+    targets = local_catalog(settings).targets
+    return [versions.directory(name, target.surrogate.version) for name, target in targets.items()]
 
 
 def _workers(asked: int | None) -> int:

@@ -97,15 +97,15 @@ def _answer(document: bytes, url: str | None) -> bytes:
 
         with Client(url, key=os.environ.get("LOADMASTER_KEY")) as client:
             return client.what_if(document).model_dump_json().encode()
+    from service.factory import local_catalog  # noqa: PLC0415
     from service.observability import configure_logging  # noqa: PLC0415
-    from service.services.catalog import load_catalog  # noqa: PLC0415
     from service.services.placement import PlacementService  # noqa: PLC0415
     from service.services.what_if import WhatIfService  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
     settings = Settings()
     configure_logging(settings.log_level)
-    what_ifs = WhatIfService(PlacementService(load_catalog(), settings), settings)
+    what_ifs = WhatIfService(PlacementService(local_catalog(settings), settings), settings)
     return what_ifs.answer(what_ifs.read(document), None)
 
 

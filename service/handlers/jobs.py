@@ -1,4 +1,4 @@
-"""Long work: ``POST /simulate``, ``GET /jobs``, ``GET /jobs/{job_id}``."""
+"""Long work: ``POST /simulate``, ``GET /jobs``, ``GET /jobs/{job_id}``, cancel and retry."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from fastapi import APIRouter, Query, Request, Response
 from service.handlers.bodies import describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, services_of
 from service.schemas import JobListSchema, JobSchema, SimulateRequest
+from service.storage.jobs import JobState  # noqa: TC001 (FastAPI reads the annotations)
 
 router = APIRouter(tags=["jobs"])
 
 STORE_DOWN = "The store is not reachable, or too much waits; see Retry-After"
+ACTING = problems(
+    s404="There is no such job, or it has expired",
+    s409="It has ended, or it did not fail",
+    s422="Not an id",
+    s503=STORE_DOWN,
+)
 
 
 @router.post(
@@ -40,12 +47,19 @@ async def simulate(request: Request) -> Response:
 @router.get(
     "/jobs",
     summary="The newest jobs.",
-    responses={200: {"model": JobListSchema}} | problems(s422="`limit` is out of range", s503=STORE_DOWN),
+    responses={200: {"model": JobListSchema}}
+    | problems(s422="`limit` is out of range, or `state` is none", s503=STORE_DOWN),
 )
-async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
+async def jobs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    state: Annotated[
+        JobState | None, Query(description="`failed` lists dead letters of batches and steps too.")
+    ] = None,
+) -> Response:
     """Answer up to `limit` jobs without their reports, the newest first."""
     services = services_of(request)
-    records = await services.context.store_pool.run(lambda: services.simulations.latest(limit))
+    records = await services.context.store_pool.run(lambda: services.jobs.latest(limit, state))
     listed = JobListSchema(jobs=[JobSchema.from_record(record) for record in records])
     return json_response(listed.model_dump_json().encode())
 
@@ -59,5 +73,29 @@ async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50
 async def job(request: Request, job_id: str) -> Response:
     """Answer how a job stands."""
     services = services_of(request)
-    record = await services.context.store_pool.run(lambda: services.simulations.get(job_id))
+    record = await services.context.store_pool.run(lambda: services.jobs.get(job_id))
+    return json_response(JobSchema.from_record(record).model_dump_json().encode())
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    summary="End a job that waits or runs.",
+    responses={200: {"model": JobSchema}} | ACTING,
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    """Answer the job; what a recalibration has published by then stays."""
+    services = services_of(request)
+    record = await services.context.store_pool.run(lambda: services.jobs.cancel(job_id))
+    return json_response(JobSchema.from_record(record).model_dump_json().encode())
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    summary="Try a job again that failed or was cancelled.",
+    responses={200: {"model": JobSchema}} | ACTING,
+)
+async def retry(request: Request, job_id: str) -> Response:
+    """Answer the job; a recalibration goes on at the stage where it was."""
+    services = services_of(request)
+    record = await services.context.store_pool.run(lambda: services.jobs.retry(job_id))
     return json_response(JobSchema.from_record(record).model_dump_json().encode())

@@ -1,4 +1,4 @@
-"""What this process can plan for: each calibration with its surrogate, read once."""
+"""What this process can plan for: each calibration with its surrogate, exchanged as a pair."""
 
 from __future__ import annotations
 
@@ -29,11 +29,24 @@ class Target:
     surrogate: Surrogate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """Targets by calibration id."""
+    """Targets by calibration id.
 
-    targets: Mapping[str, Target]
+    Threads read `targets` while others `adopt`: what is read is one mapping that never changes, so a
+    request that finds its target once sees a calibration and the surrogate that was trained on it.
+    """
+
+    def __init__(self, *, targets: Mapping[str, Target]) -> None:
+        self._targets = dict(targets)
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """What can be planned for now."""
+        return self._targets
+
+    def adopt(self, target: Target) -> None:
+        """Put a target in the place of the one with its calibration id."""
+        self._targets = self._targets | {target.calibration.calibration_id: target}
 
     def find(self, *, gpu_type: str, base_model: str) -> Target:
         """Return the target of a GPU type and base model, the newest engine where there are several.
@@ -43,23 +56,24 @@ class Catalog:
         InvalidRequestError
             Naming ``base_model`` or ``gpu_type`` and what is known.
         """
-        known_models = sorted({target.calibration.base_model for target in self.targets.values()})
+        targets = self._targets
+        known_models = sorted({target.calibration.base_model for target in targets.values()})
         if base_model not in known_models:
             raise InvalidRequestError(
                 f"is not calibrated; known: {_listed(known_models)}", field="base_model"
             )
         prefix = f"{gpu_type}/{base_model}/"
-        found = newest_first(name for name in self.targets if name.startswith(prefix))
+        found = newest_first(name for name in targets if name.startswith(prefix))
         if not found:
             known_types = sorted(
                 target.calibration.gpu_type
-                for target in self.targets.values()
+                for target in targets.values()
                 if target.calibration.base_model == base_model
             )
             raise InvalidRequestError(
                 f"is not calibrated for {base_model}; known: {_listed(known_types)}", field="gpu_type"
             )
-        return self.targets[found[0]]
+        return targets[found[0]]
 
 
 def load_catalog() -> Catalog:

@@ -223,6 +223,8 @@ class FleetService:
     async def refresh(self) -> None:
         """Confirm the plans in force against the store; adopt what other processes have put there.
 
+        A workload is planned anew when another surrogate came into force.
+
         A workload that is missing from the store without having been withdrawn is not forgotten: the
         store has lost its data, and the plan goes stale.
         """
@@ -232,12 +234,16 @@ class FleetService:
                 known = self._plans.get(key)
                 if version == WITHDRAWN:
                     self._forget(key)
-                elif known is not None and known.version == version:
+                elif known is not None and known.version == version and self._is_current(known):
                     self._plans[key] = known.confirmed(self._clock)
                 else:
                     await self._try_follow(key)
             for key in self._plans.keys() - versions.keys():
                 self._failures[key] = "the store has no such workload"
+
+    def _is_current(self, known: PlanInForce) -> bool:
+        """Whether another surrogate in force would not plan anew; replicas then agree on the plan."""
+        return self._placements.is_current(known.plan)
 
     async def _try_follow(self, key: FleetKey) -> None:
         """Adopt a workload; one that cannot be planned here leaves the plan before and the others alone."""

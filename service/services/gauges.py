@@ -19,7 +19,7 @@ from service.observability import (
 from twin.simulate import TWIN_VERSION
 
 if TYPE_CHECKING:
-    from service.services.catalog import Catalog
+    from service.services.catalog import Catalog, Target
     from service.services.clock import Clock
     from service.services.in_force import PlanInForce
     from service.settings import Settings
@@ -32,7 +32,16 @@ def show_build(catalog: Catalog) -> None:
     """Set what this process is made of."""
     BUILD_INFO.labels(version("loadmaster"), platform.python_version(), TWIN_VERSION).set(1)
     for calibration_id, target in catalog.targets.items():
-        SURROGATE_INFO.labels(calibration_id, target.surrogate.version).set(1)
+        show_surrogate(calibration_id, target, None)
+
+
+def show_surrogate(calibration_id: str, target: Target, before: Target | None) -> None:
+    """Set which surrogate plans now, and remove the one that did before."""
+    if before is not None:
+        SURROGATE_INFO.remove_by_labels(
+            {"calibration_id": calibration_id, "surrogate_version": before.surrogate.version}
+        )
+    SURROGATE_INFO.labels(calibration_id, target.surrogate.version).set(1)
 
 
 def show_plan(current: PlanInForce, clock: Clock, settings: Settings) -> None:

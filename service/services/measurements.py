@@ -110,6 +110,10 @@ class MeasurementSets:
         names = (name.rpartition("/")[2] for name in self._files.names("measurements"))
         return tuple(name for name in names if _ID.fullmatch(name))
 
+    def known(self) -> tuple[MeasurementSet, ...]:
+        """Return all sets, by id."""
+        return tuple(self.get(set_id) for set_id in self.ids())
+
 
 def _set_id(tables: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()

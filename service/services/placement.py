@@ -91,6 +91,12 @@ class PlacementService:
         checked = verify(plan.placement, plan.problem, max_workers=1)
         return replace(plan, placement=checked.placement, verification=verification_document(checked))
 
+    def is_current(self, plan: Plan) -> bool:
+        """Whether a plan was made with the surrogate that would make it now."""
+        workload = plan.problem.workload
+        target = self._catalog.find(gpu_type=workload.gpu_type, base_model=workload.base_model)
+        return target.surrogate.version == plan.problem.surrogate.version
+
     def _verified(self, placement: Placement, problem: PlacementProblem) -> tuple[Placement, dict[str, Any]]:
         settings = self._settings
         checked = verify(

@@ -56,7 +56,10 @@ class SimulationService:
             )
         payload = request.model_dump() | {"calibration_id": calibration.calibration_id}
         return self._jobs.submit(
-            job_id=job_key(payload, calibration), kind="simulate", function=JOB_FUNCTION, payload=payload
+            job_id=job_key(payload, calibration),
+            kind="simulate",
+            function=JOB_FUNCTION,
+            payload={"request": payload, "calibration_digest": calibration_digest(calibration)},
         )
 
     def _calibration(self, request: SimulateRequest) -> Calibration:
@@ -69,8 +72,10 @@ class SimulationService:
             except InvalidRequestError as error:
                 message = error.detail.removeprefix(f"{error.field} ")
                 raise InvalidRequestError(message, field=f"workload.{error.field}") from error
+        if request.calibration_id in self._catalog.targets:
+            return self._catalog.targets[request.calibration_id].calibration
         if request.calibration_id not in shipped_calibration_ids():
-            known = ", ".join(shipped_calibration_ids())
+            known = ", ".join(sorted({*shipped_calibration_ids(), *self._catalog.targets}))
             raise InvalidRequestError(f"is unknown; known: {known}", field="calibration_id")
         return load_calibration(request.calibration_id)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import redis
 
 NAMES = "loadmaster:{files}"
-"""Hash: every directory's name, and when it was published (seconds since the epoch)."""
+"""Set of every directory's name; a hash of its files stands under each."""
 
 MAX_DIRECTORY_BYTES = 64 * 2**20
 """What is larger needs a data directory that hosts share."""
@@ -51,12 +51,30 @@ class FileExchange:
         if num_bytes > MAX_DIRECTORY_BYTES:
             raise TooLargeError(f"{name} has {num_bytes} bytes, at most {MAX_DIRECTORY_BYTES} can be shared")
         path = self._write(name, files)
+        self._share(name, files)
+        return path
+
+    def share(self, name: str) -> None:
+        """Give the store a directory of this disk that it may lack; do nothing where there is none."""
+        path = self._root / name
+        if path.is_dir():
+            self._share(name, {file.name: file.read_bytes() for file in path.iterdir()})
+
+    def forget(self, name: str) -> None:
+        """Remove a directory from this disk and from the store; other hosts keep theirs."""
+        shutil.rmtree(self._root / name, ignore_errors=True)
+        with store_call():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.delete(_key(name))
+            pipeline.srem(NAMES, name)
+            pipeline.execute()
+
+    def _share(self, name: str, files: Mapping[str, bytes]) -> None:
         with store_call():
             pipeline = self._client.pipeline(transaction=True)
             pipeline.hset(_key(name), mapping=dict(files))  # type: ignore[arg-type]
             pipeline.sadd(NAMES, name)
             pipeline.execute()
-        return path
 
     def fetch(self, name: str) -> Path:
         """Return where a directory is on this disk, taken from the store where it is not there yet.

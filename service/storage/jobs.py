@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import WatchError
 from rq import Queue, Retry
+from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
@@ -15,7 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 from structlog.contextvars import get_contextvars
 
-from service.errors import NotFoundError, OverloadedError
+from service.errors import ConflictError, NotFoundError, OverloadedError
 from service.storage.connection import store_call
 
 if TYPE_CHECKING:
@@ -26,19 +28,21 @@ if TYPE_CHECKING:
 
     from service.settings import Settings
 
-TWIN_QUEUE = "twin"
+TWIN_QUEUE, TRAIN_QUEUE = "twin", "train"
+QUEUES = (TWIN_QUEUE, TRAIN_QUEUE)
 INDEX_KEY = "loadmaster:jobs"
 INDEX_LENGTH = 10_000
 LOCK_S = 30
+DUE_LOCK_MS = 900
 
-JobState = Literal["queued", "started", "finished", "failed"]
+JobState = Literal["queued", "started", "finished", "failed", "cancelled"]
 
 _STATES: Mapping[JobStatus, JobState] = {
     JobStatus.STARTED: "started",
     JobStatus.FINISHED: "finished",
     JobStatus.FAILED: "failed",
-    JobStatus.STOPPED: "failed",
-    JobStatus.CANCELED: "failed",
+    JobStatus.STOPPED: "cancelled",
+    JobStatus.CANCELED: "cancelled",
 }
 
 
@@ -53,7 +57,7 @@ class TransitQueue(IntermediateQueue):
         return first_seen is not None and now() - first_seen > self.lost_after
 
 
-class TwinQueue(Queue):
+class JobQueue(Queue):
     """RQ's queue with limits that recover from a killed worker in seconds.
 
     RQ holds its maintenance lock for 15 minutes: a worker killed with the lock would stop all
@@ -78,7 +82,8 @@ class TwinQueue(Queue):
 class JobRecord:
     """A job as its users see it; `report` is there once it finished, `error` once it failed.
 
-    `request_id` is that of the request which queued it; the worker's log lines carry it too.
+    `request_id` is that of the request which queued it; the worker's log lines carry it too. A recalibration
+    has stages; other jobs leave what follows `error` empty.
     """
 
     job_id: str
@@ -90,13 +95,37 @@ class JobRecord:
     ended_at: datetime | None
     report: Mapping[str, Any] | None
     error: str | None
+    stage: str | None = None
+    progress: float | None = None
+    detail: str | None = None
+    stages: tuple[Mapping[str, Any], ...] = ()
+    calibration_id: str | None = None
+    measurement_set: str | None = None
+    surrogate_version: str | None = None
 
 
-def twin_queue(client: redis.Redis, settings: Settings) -> TwinQueue:
-    """Return the queue of twin runs."""
-    queue = TwinQueue(TWIN_QUEUE, connection=client, serializer=JSONSerializer)
+def job_queue(name: str, client: redis.Redis, settings: Settings) -> JobQueue:
+    """Return a queue: ``twin`` of simulations, ``train`` of what fits, trains and judges."""
+    queue = JobQueue(name, connection=client, serializer=JSONSerializer)
     queue.lost_after_s = settings.job_heartbeat_s
     return queue
+
+
+def enqueue_due(queue: Queue) -> None:
+    """Queue jobs whose pause before another try is over; one worker at a time does.
+
+    RQ has a process of its own for it, which would be one more to supervise.
+    """
+    client, registry = queue.connection, queue.scheduled_job_registry
+    if not client.set(f"rq:due:{queue.name}", 1, nx=True, px=DUE_LOCK_MS):
+        return
+    for job_id in registry.get_jobs_to_schedule():
+        with client.pipeline() as pipeline:
+            registry.remove(job_id, pipeline=pipeline)
+            with suppress(NoSuchJobError):
+                job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
+                queue._enqueue_job(job, pipeline=pipeline)  # noqa: SLF001 (as RQ's scheduler does)
+            pipeline.execute()
 
 
 class JobStore:
@@ -105,7 +134,7 @@ class JobStore:
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
-        self._queue = twin_queue(client, settings)
+        self._queue = job_queue(TWIN_QUEUE, client, settings)
 
     def submit(self, *, job_id: str, kind: str, function: str, payload: Mapping[str, Any]) -> JobRecord:
         """Queue a job, once for each `job_id`: one that is known is returned as it stands.
@@ -157,7 +186,7 @@ class JobStore:
             timeout=settings.job_timeout_s,
             result_ttl=settings.result_ttl_s,
             failure_ttl=settings.result_ttl_s,
-            retry=Retry(max=settings.job_retries),
+            retry=Retry(max=settings.job_retries, interval=settings.retry_pauses_s),
         )
 
     def get(self, job_id: str) -> JobRecord:
@@ -177,6 +206,56 @@ class JobStore:
             ids = [as_text(name) for name in self._client.zrevrange(INDEX_KEY, 0, limit - 1)]  # type: ignore[arg-type]
             jobs = Job.fetch_many(ids, connection=self._client, serializer=JSONSerializer)
             return tuple(_record(job, with_report=False) for job in jobs if job is not None)
+
+    def dead_letters(self) -> tuple[JobRecord, ...]:
+        """Return every job of any queue that failed for good, steps and batches of recalibrations too."""
+        with store_call():
+            found: list[Job | None] = []
+            for name in QUEUES:
+                registry = job_queue(name, self._client, self._settings).failed_job_registry
+                ids = registry.get_job_ids(cleanup=False)
+                found += Job.fetch_many(ids, connection=self._client, serializer=JSONSerializer)
+            return tuple(_record(job) for job in found if job is not None)
+
+    def retry(self, job_id: str) -> JobRecord:
+        """Queue a job again that failed or was cancelled, with all its tries.
+
+        Raises
+        ------
+        NotFoundError, ConflictError
+            There is none of this id; it did not fail.
+        """
+        with store_call():
+            job = self._fetch(job_id)
+            if _state(job) not in {"failed", "cancelled"}:
+                raise ConflictError(
+                    f"{job_id} is {_state(job)}: only what failed or was cancelled is retried"
+                )
+            job.retries_left = self._settings.job_retries
+            queue = job_queue(str(job.origin), self._client, self._settings)
+            for registry in (queue.failed_job_registry, queue.canceled_job_registry):
+                registry.remove(job)
+            queue._enqueue_job(job)  # noqa: SLF001 (RQ requeues what failed, and only that)
+            job.save()
+            return _record(job)
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """End a job that waits or runs.
+
+        Raises
+        ------
+        NotFoundError, ConflictError
+            There is none of this id; it has ended.
+        """
+        with store_call():
+            job = self._fetch(job_id)
+            if _state(job) not in {"queued", "started"}:
+                raise ConflictError(f"{job_id} is {_state(job)}")
+            if _state(job) == "started":
+                send_stop_job_command(self._client, job_id, serializer=JSONSerializer)
+            else:
+                job.cancel()
+            return _record(self._fetch(job_id))
 
     def _fetch(self, job_id: str) -> Job:
         try:
@@ -201,11 +280,11 @@ def _record(job: Job, *, with_report: bool = True) -> JobRecord:
         started_at=job.started_at,
         ended_at=job.ended_at,
         report=result.return_value if result and state == "finished" else None,
-        error=_last_line(result.exc_string) if result and state == "failed" else None,
+        error=last_line(result.exc_string) if result and state == "failed" else None,
     )
 
 
-def _last_line(traceback: str | None) -> str:
+def last_line(traceback: str | None) -> str:
     """Return the message of a failure without the frames, which are for our logs."""
     lines = (traceback or "").strip().splitlines()
     return lines[-1][:500] if lines else "no reason recorded"

@@ -10,25 +10,28 @@ import orjson
 import structlog
 
 from service.schemas import SimulateRequest, report_document
-from service.services.catalog import load_catalog
+from service.services.catalog import Catalog
 from service.services.placement import PlacementService, encode_plan
 from service.settings import Settings
-from twin.calibration import load_calibration
+from service.storage.connection import connect
+from service.storage.files import FileExchange
+from service.storage.versions import VersionStore
 from twin.simulate import TWIN_VERSION, simulate
 
 log = structlog.get_logger()
 
 
 def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of one twin run (`service.schemas.SimulateRequest`, its calibration named)."""
-    request = SimulateRequest.model_validate(payload)
+    """Return the report of one twin run (`service.schemas.SimulateRequest`), its calibration named."""
+    request = SimulateRequest.model_validate(payload["request"])
     assert request.calibration_id is not None, "a queued run names its calibration"
+    calibration = _versions(Settings()).calibration(request.calibration_id, payload["calibration_digest"])
     started = time.perf_counter()
     workload = request.workload.to_domain()
     report = simulate(
         workload,
         request.server_config(),
-        load_calibration(request.calibration_id),
+        calibration,
         horizon_s=request.horizon_s,
         seed=request.seed,
     )
@@ -40,10 +43,12 @@ def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
 def run_verification(payload: dict[str, Any]) -> dict[str, Any]:
     """Return the plan of a workload document as it is after its replay (`service.schemas.PlanSchema`).
 
-    The plan is made again: the same document and surrogate give the same one.
+    The plan is made again, with the version that made it: the same document and surrogate give the same one.
     """
     started = time.perf_counter()
-    placements = PlacementService(load_catalog(), Settings())
+    settings = Settings()
+    target = _versions(settings).load(payload["calibration_id"], payload["surrogate_version"])
+    placements = PlacementService(Catalog(targets={payload["calibration_id"]: target}), settings)
     plan = placements.verified(payload["document"].encode())
     log.info(
         "verified",
@@ -52,3 +57,7 @@ def run_verification(payload: dict[str, Any]) -> dict[str, Any]:
         wall_s=round(time.perf_counter() - started, 3),
     )
     return orjson.loads(encode_plan(plan))
+
+
+def _versions(settings: Settings) -> VersionStore:
+    return VersionStore(FileExchange(settings.data_dir, connect(settings)))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import resource
+import signal
 import time
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 import structlog
@@ -14,12 +18,18 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 from structlog.contextvars import bind_contextvars
 
+from service.factory import build_recalibrations
+from service.services.clock import Clock
+from service.services.recalibration import try_tick
 from service.services.warmup import warm_twin
 from service.storage.connection import connect
-from service.storage.jobs import TWIN_QUEUE, TwinQueue, twin_queue
+from service.storage.files import FileExchange
+from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, JobQueue, enqueue_due, job_queue
 from service.tether import die_with_parent
+from service.worker.forks import run_forks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from rq.job import Job
@@ -29,15 +39,20 @@ if TYPE_CHECKING:
 
 HEARTBEATS_A_LEASE = 4
 MAX_BACKOFF_S = 15.0
+MIB = 2**20
+INHERITED = {TWIN_QUEUE: "service.steps.batch"}
+"""Modules that a queue's jobs need in every fork; by name, for the worker itself stays light."""
 
 log = structlog.get_logger()
 
 
-class TwinWorker(Worker):
+class JobWorker(Worker):
     """RQ's worker (a fork a job) whose jobs are given back soon after it dies, and die with it."""
 
-    queue_class = TwinQueue
+    queue_class = JobQueue
     lease_s: int
+    memory_mb: dict[str, int]
+    tick: Callable[[], None]
     stopped = False
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 (RQ's signature)
@@ -45,10 +60,27 @@ class TwinWorker(Worker):
         return self.lease_s
 
     def main_work_horse(self, job: Job, queue: Queue) -> NoReturn:
-        """Run the job in the forked child, tied to this worker's life."""
+        """Run the job in the forked child, tied to this worker's life, in the memory it may have."""
         die_with_parent(self.pid or 0)
+        limit = self.memory_mb.get(queue.name, 0) * MIB
+        if limit:
+            _limit_memory(limit)
         bind_contextvars(job_id=job.id, request_id=job.meta.get("request_id"))
         super().main_work_horse(job, queue)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        """End what a job that died had started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(retpid, signal.SIGKILL)
+        log.error("job_died", job_id=job.id, status=ret_val)
+        super().handle_work_horse_killed(job, retpid, ret_val, rusage)
+
+    def run_maintenance_tasks(self) -> None:
+        """Give lost jobs back, queue those whose pause is over, move recalibrations on."""
+        super().run_maintenance_tasks()
+        for queue in self.queues:
+            enqueue_due(queue)
+        self.tick()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Finish the job in hand, then stop."""
@@ -56,19 +88,41 @@ class TwinWorker(Worker):
         super().request_stop(signum, frame)
 
 
-def run_worker(settings: Settings) -> None:
-    """Work until SIGTERM; when the store is away, wait for it with growing pauses."""
+def run_worker(
+    settings: Settings, queues: Sequence[str] = (TWIN_QUEUE, TRAIN_QUEUE), concurrency: int = 1
+) -> None:
+    """Work until SIGTERM, on several jobs at a time if asked to; kernels are compiled once, before.
+
+    Parameters
+    ----------
+    queues
+        Where jobs are taken from, those of the first queue before those of the next.
+    concurrency
+        Jobs at a time.
+    """
     os.nice(settings.worker_nice)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # its routine is a line every few seconds
     logging.getLogger("rq.job").setLevel(logging.WARNING)
+    logging.getLogger("rq.queue").setLevel(logging.WARNING)
     warm_twin()
-    log.info("worker_ready", queues=[TWIN_QUEUE])
+    for queue in queues:
+        if queue in INHERITED:
+            import_module(INHERITED[queue])
+    log.info("worker_ready", queues=list(queues), concurrency=concurrency)
+    if concurrency == 1:
+        _work(settings, queues)
+    else:
+        run_forks(concurrency, lambda: _work(settings, queues))
+
+
+def _work(settings: Settings, queues: Sequence[str]) -> None:
+    """Take jobs one by one; when the store is away, wait for it with growing pauses."""
     pause_s = 0.5
     while True:
         started = time.monotonic()
         worker = None
         try:
-            worker = _make_worker(settings)
+            worker = _make_worker(settings, queues)
             worker.work(logging_level=None)
         except redis.RedisError as error:
             log.warning("store_is_away", reason=str(error))
@@ -78,11 +132,11 @@ def run_worker(settings: Settings) -> None:
         time.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
 
 
-def _make_worker(settings: Settings) -> TwinWorker:
+def _make_worker(settings: Settings, queues: Sequence[str]) -> JobWorker:
     client = connect(settings)
-    worker = TwinWorker(
-        [twin_queue(client, settings)],
-        name=f"{TWIN_QUEUE}-{os.uname().nodename}-{os.getpid()}-{time.time_ns()}",
+    worker = JobWorker(
+        [job_queue(name, client, settings) for name in queues],
+        name=f"{'-'.join(queues)}-{os.uname().nodename}-{os.getpid()}-{time.time_ns()}",
         connection=client,
         serializer=JSONSerializer,
         default_result_ttl=settings.result_ttl_s,
@@ -90,5 +144,15 @@ def _make_worker(settings: Settings) -> TwinWorker:
         maintenance_interval=settings.maintenance_interval_s,
         job_monitoring_interval=max(1, settings.job_heartbeat_s // HEARTBEATS_A_LEASE),
     )
+    recalibrations = build_recalibrations(client, FileExchange(settings.data_dir, client), settings, Clock())
     worker.lease_s = settings.job_heartbeat_s
+    worker.memory_mb = {TWIN_QUEUE: settings.job_memory_mb, TRAIN_QUEUE: settings.train_memory_mb}
+    worker.tick = lambda: try_tick(recalibrations)
     return worker
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Let an allocation beyond the limit fail in this process, instead of the machine's memory run out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

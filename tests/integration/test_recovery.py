@@ -12,7 +12,7 @@ from service.services.simulation import SimulationService
 from service.settings import Settings
 from service.storage.connection import connect
 from service.storage.embedded import start_store, store_url
-from service.storage.jobs import JobStore, twin_queue
+from service.storage.jobs import TWIN_QUEUE, JobStore, job_queue
 from tests.support.service_process import FAST_RECOVERY, ROOT, clean_environment
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA_CALIBRATION, simulation_document
@@ -46,7 +46,7 @@ def test_a_job_whose_worker_died_before_it_began_is_run_by_another(settings, run
     client = connect(settings)
     service = SimulationService(load_catalog(), JobStore(client, settings), settings)
     jobs = [service.submit(encoded(seed)).job_id for seed in (1, 2, 3)]
-    queue = twin_queue(client, settings)
+    queue = job_queue(TWIN_QUEUE, client, settings)
     for _ in jobs[:2]:  # two are taken from the queue by a worker that dies
         client.lmove(queue.key, queue.intermediate_queue_key, "LEFT", "RIGHT")
     client.zadd(queue.started_job_registry.key, {f"{jobs[1]}:gone": 1})  # the second a moment later

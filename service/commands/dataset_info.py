@@ -1,0 +1,38 @@
+"""What a data set holds, from the command line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="Data set, Parquet.", show_default=False)],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Print where a data set came from and what is in it."""
+    import orjson  # noqa: PLC0415 (light imports)
+
+    from models.dataset import SCHEMA_VERSION, read_parquet  # noqa: PLC0415
+
+    dataset = read_parquet(file)
+    told = {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "schema_version": SCHEMA_VERSION,
+        "sha256": dataset.sha256,
+        "rows": dataset.num_rows,
+        "starved_rows": int(dataset["starved"].sum()),
+        **asdict(dataset.origin),
+    }
+    if json:
+        sys.stdout.buffer.write(orjson.dumps(told) + b"\n")
+        return
+    for name, value in told.items():
+        typer.echo(f"{name}: {value}")

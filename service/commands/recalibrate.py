@@ -1,0 +1,188 @@
+"""Recalibration and jobs from the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+# Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from service.factory import Services
+    from service.storage.recalibrations import Recalibration
+
+jobs_app = typer.Typer(
+    name="jobs", help="Jobs of the store of LOADMASTER_DATA_DIR.", no_args_is_help=True, add_completion=False
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="As listed.", show_default=False)]
+ACTOR = "command line"
+POLL_S = 0.5
+FAILED = 1
+
+
+def recalibrate(  # noqa: PLR0913, PLR0917 (a command's options)
+    measurements: Annotated[
+        Path | None,
+        typer.Option(help="Folder of measured tables; without it agents measure.", show_default=False),
+    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Needed where the tables hold several.")] = None,
+    gpu_type: Annotated[str | None, typer.Option(help="That of the shipped measurements if absent.")] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(help="That of the shipped measurements if absent.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=64, help="Servers to simulate; LOADMASTER_RECALIBRATION_ROWS if absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it until it ends.")] = False,  # noqa: FBT002
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """From measurements to a published surrogate: what POST /recalibrate does, on LOADMASTER_DATA_DIR.
+
+    Where no service runs on it, store and workers run for as long as this takes. Exit status 1 where the
+    candidate was rejected or the recalibration failed.
+    """
+    from service.errors import UsageError  # noqa: PLC0415
+    from service.schemas_recalibration import RecalibrateRequest  # noqa: PLC0415
+    from service.unattended import unattended  # noqa: PLC0415
+    from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE  # noqa: PLC0415
+
+    with unattended(_settings()) as (services, is_ours):
+        set_id, model = None, base_model
+        if measurements is not None:
+            known, ignored = services.measurements.add_directory(measurements)
+            set_id = known.set_id
+            if ignored:
+                typer.echo(f"not part of a measurement set: {', '.join(ignored)}", err=True)
+            if model is None and len(known.base_models) == 1:
+                model = known.base_models[0]
+            if model is None:
+                raise UsageError(f"must be one of {', '.join(known.base_models)}", field="--base-model")
+        if model is None:
+            raise UsageError("must be given", field="--base-model")
+        asked = RecalibrateRequest(
+            base_model=model,
+            gpu_type=gpu_type or DEFAULT_GPU_TYPE,
+            engine_version=engine_version or DEFAULT_ENGINE_VERSION,
+            measurement_set=set_id,
+            num_rows=rows,
+            seed=seed,
+        )
+        job = services.recalibrations.submit(asked.to_request(), actor=ACTOR)
+        if wait or is_ours:
+            job = _follow(services, job)
+    _tell(job, json=json)
+    if job.stage in {"rejected", "failed", "cancelled"}:
+        raise typer.Exit(FAILED)
+
+
+def _follow(services: Services, job: Recalibration) -> Recalibration:
+    """Wait until a recalibration ends, and tell what changes on stderr."""
+    told = ""
+    while True:
+        last = job.stages[-1]
+        line = f"{last.stage} {100 * last.progress:3.0f} % {last.detail}".rstrip()
+        if line != told:
+            typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+            told = line
+        if job.has_ended:
+            return job
+        time.sleep(POLL_S)
+        services.recalibrations.tick()
+        job = services.recalibrations.get(job.job_id)
+
+
+def _tell(job: Recalibration, *, json: bool) -> None:
+    from service.schemas import JobSchema  # noqa: PLC0415
+    from service.services.jobs import record_of  # noqa: PLC0415
+
+    if json:
+        sys.stdout.write(JobSchema.from_record(record_of(job)).model_dump_json() + "\n")
+        return
+    typer.echo(f"{job.job_id}: {job.stage} {job.stages[-1].detail}".rstrip())
+    for stage in job.stages:
+        if stage.ended_at_s is not None and stage.ended_at_s > stage.started_at_s:
+            typer.echo(f"  {stage.stage:11} {stage.ended_at_s - stage.started_at_s:7.1f} s")
+
+
+@jobs_app.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="queued, started, finished, failed, cancelled.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 50,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Print the newest jobs."""
+    with _services() as services:
+        _print_jobs(services.jobs.latest(limit, _state(state)), json=json)
+
+
+@jobs_app.command("dead-letters")
+def dead_letters(json: Json = False) -> None:  # noqa: FBT002
+    """Print every job that failed for good, with its error."""
+    with _services() as services:
+        _print_jobs(services.jobs.latest(1000, "failed"), json=json)
+
+
+@jobs_app.command()
+def retry(job_id: JobId, json: Json = False) -> None:  # noqa: FBT002
+    """Try a job again that failed or was cancelled."""
+    with _services() as services:
+        _print_jobs([services.jobs.retry(job_id)], json=json)
+
+
+@jobs_app.command()
+def cancel(job_id: JobId, json: Json = False) -> None:  # noqa: FBT002
+    """End a job that waits or runs."""
+    with _services() as services:
+        _print_jobs([services.jobs.cancel(job_id)], json=json)
+
+
+def _print_jobs(records: Any, *, json: bool) -> None:
+    from service.schemas import JobListSchema, JobSchema  # noqa: PLC0415
+
+    told = [JobSchema.from_record(record) for record in records]
+    if json:
+        sys.stdout.write(JobListSchema(jobs=told).model_dump_json() + "\n")
+        return
+    for job in told:
+        created = "-" if job.created_at is None else job.created_at.isoformat(timespec="seconds")
+        state = job.stage or job.state
+        typer.echo(f"{job.job_id} {job.kind} {state} {created} {job.error or job.detail or ''}".rstrip())
+
+
+def _state(text: str | None) -> Any:
+    from service.errors import UsageError  # noqa: PLC0415
+
+    known = ("queued", "started", "finished", "failed", "cancelled")
+    if text not in {None, *known}:
+        raise UsageError(f"must be one of {', '.join(known)}, got {text!r}", field="--state")
+    return text
+
+
+@contextmanager
+def _services() -> Iterator[Services]:
+    """Open the services on a store that runs."""
+    from service.context import build_context  # noqa: PLC0415
+    from service.factory import build_services  # noqa: PLC0415
+
+    context = build_context(_settings())
+    try:
+        yield build_services(context)
+    finally:
+        context.close()
+
+
+def _settings() -> Any:
+    from service.observability import configure_logging  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    configure_logging("error")
+    return Settings()

@@ -1,0 +1,97 @@
+"""``POST /recalibrate``, ``/measurement-sets``, ``GET /workers``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from structlog.contextvars import get_contextvars
+
+from service.handlers.bodies import describe_body, problems
+from service.handlers.dependencies import bodies_of, json_response, services_of
+from service.handlers.jobs import STORE_DOWN
+from service.schemas import JobSchema, parse
+from service.schemas_recalibration import (
+    MeasurementSetListSchema,
+    MeasurementSetRequest,
+    MeasurementSetSchema,
+    RecalibrateRequest,
+    WorkerListSchema,
+)
+from service.services.jobs import record_of
+
+router = APIRouter(tags=["recalibration"])
+
+
+@router.post(
+    "/recalibrate",
+    status_code=202,
+    summary="Measure, fit, simulate, train, validate and publish, as a job.",
+    openapi_extra=describe_body(RecalibrateRequest),
+    responses={202: {"model": JobSchema}}
+    | problems(
+        s404="There is no such measurement set",
+        s408="The body did not arrive in time",
+        s409="A job of the same target is under way with other measurements, size or seed",
+        s413="The body is too large",
+        s422="The request is not valid; `field` names what to mend",
+        s503=STORE_DOWN,
+    ),
+)
+async def recalibrate(request: Request) -> Response:
+    """Begin, or join the job of the same target that is under way; `Location` is where it is followed."""
+    services, actor = services_of(request), request.state.actor
+    request_id = get_contextvars().get("request_id")
+    async with bodies_of(request).read(request) as body:
+        asked = parse(RecalibrateRequest, body).to_request()
+    begun = await services.context.store_pool.run(
+        lambda: services.recalibrations.submit(asked, actor=actor, request_id=request_id)
+    )
+    answer = JobSchema.from_record(record_of(begun)).model_dump_json().encode()
+    return json_response(answer, 202, {"Location": f"/jobs/{begun.job_id}"})
+
+
+@router.post(
+    "/measurement-sets",
+    status_code=201,
+    summary="Keep measured tables for recalibrations.",
+    openapi_extra=describe_body(MeasurementSetRequest),
+    responses={201: {"model": MeasurementSetSchema}}
+    | problems(
+        s408="The body did not arrive in time",
+        s413="The body or a table is too large",
+        s422="A table is missing or cannot be read; `field` names table, line and column",
+        s503=STORE_DOWN,
+    ),
+)
+async def add_measurement_set(request: Request) -> Response:
+    """Answer its id, a hash of the tables: the same tables given twice are one set."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        added = await services.context.store_pool.run(
+            lambda: services.measurements.add(MeasurementSetRequest.read(body))
+        )
+    return json_response(MeasurementSetSchema.from_set(added).model_dump_json().encode(), 201)
+
+
+@router.get(
+    "/measurement-sets",
+    summary="Every measurement set.",
+    responses={200: {"model": MeasurementSetListSchema}} | problems(s503=STORE_DOWN),
+)
+async def measurement_sets(request: Request) -> Response:
+    """Answer the sets that disk and store have."""
+    services = services_of(request)
+    sets = await services.context.store_pool.run(services.measurements.known)
+    listed = MeasurementSetListSchema(measurement_sets=[MeasurementSetSchema.from_set(one) for one in sets])
+    return json_response(listed.model_dump_json().encode())
+
+
+@router.get(
+    "/workers",
+    summary="Workers and queues.",
+    responses={200: {"model": WorkerListSchema}} | problems(s503=STORE_DOWN),
+)
+async def workers(request: Request) -> Response:
+    """Answer the workers that the store has heard from lately, and how long the queues are."""
+    services = services_of(request)
+    listed = await services.context.store_pool.run(services.workers.listing)
+    return json_response(WorkerListSchema.model_validate(listed).model_dump_json().encode())

@@ -1,0 +1,36 @@
+"""What old data sets leave behind: the newest of each calibration stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+    from service.storage.files import FileExchange
+
+log = structlog.get_logger()
+
+
+def forget_old_datasets(files: FileExchange, settings: Settings, *, keep: str) -> list[str]:
+    """Remove all but the newest data sets of a calibration, and return their names.
+
+    Parameters
+    ----------
+    keep
+        Name of the data set just written, ``datasets/<calibration id>/<hash>``, which stays in any case.
+    """
+    folder = (settings.data_dir / keep).parent
+    found = sorted(
+        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    old = [str(path.relative_to(settings.data_dir)) for path in found[settings.kept_datasets :]]
+    removed = [name for name in old if name != keep]
+    for name in removed:
+        files.forget(name)
+    if removed:
+        log.info("datasets_forgotten", names=removed)
+    return removed

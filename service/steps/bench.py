@@ -1,0 +1,91 @@
+"""What every step needs: built from the settings, once a fork."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from structlog.contextvars import bind_contextvars
+
+from models.dataset import Design
+from service.factory import build_recalibrations
+from service.services.clock import Clock
+from service.settings import Settings
+from service.storage.connection import connect
+from service.storage.files import FileExchange
+from service.storage.versions import VersionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import redis
+
+    from service.services.recalibration import RecalibrationService
+    from service.storage.recalibrations import Recalibration
+    from twin.domain import Calibration
+
+LEAST_ACTIVE_ROWS = 2000
+"""A smaller data set is not worth asking where it leaves doubt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A step's recalibration and the tools for it."""
+
+    job: Recalibration
+    settings: Settings
+    client: redis.Redis
+    files: FileExchange
+    versions: VersionStore
+    recalibrations: RecalibrationService
+
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration that the fits of this recalibration made."""
+        assert self.job.calibration_digest is not None, "fitting comes first"
+        return self.versions.calibration(self.job.target.calibration_id, self.job.calibration_digest)
+
+    @property
+    def design(self) -> Design:
+        """The scenarios to simulate."""
+        share = self.settings.recalibration_active_share
+        return Design(
+            num_rows=self.job.num_rows,
+            seed=self.job.seed,
+            active_share=share if self.job.num_rows >= LEAST_ACTIVE_ROWS else 0.0,
+        )
+
+    @property
+    def parts(self) -> Path:
+        """Where gathered parts wait until they are a data set."""
+        return self.settings.data_dir / "datasets" / ".parts" / self.job.job_id
+
+    def note(self, progress: float, detail: str) -> None:
+        """Tell how far the step is."""
+        self.recalibrations.note(self.job.job_id, self.job.generation, progress=progress, detail=detail)
+
+
+@contextmanager
+def bench(payload: Mapping[str, Any]) -> Iterator[Bench | None]:
+    """Open the bench of a step; None where nobody waits for it any more."""
+    bind_contextvars(recalibration=payload["job_id"])
+    settings = Settings()
+    client = connect(settings)
+    files = FileExchange(settings.data_dir, client)
+    recalibrations = build_recalibrations(client, files, settings, Clock())
+    try:
+        if not recalibrations.is_wanted(payload["job_id"], payload["generation"]):
+            yield None
+            return
+        yield Bench(
+            job=recalibrations.get(payload["job_id"]),
+            settings=settings,
+            client=client,
+            files=files,
+            versions=VersionStore(files),
+            recalibrations=recalibrations,
+        )
+    finally:
+        client.close()

@@ -1,0 +1,270 @@
+"""Recalibrations: where each stands, kept in the store and changed by compare-and-swap."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import orjson
+
+from service.errors import NotFoundError
+from service.services.measuring import MeasuringTarget
+from service.storage.connection import store_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import redis
+
+RECALIBRATIONS = "loadmaster:{recalibrations}"
+"""Hash: each recalibration's document by job id."""
+
+ACTIVE = "loadmaster:{recalibrations}:active"
+"""Hash: the job that is under way, by calibration id."""
+
+ORDER = "loadmaster:{recalibrations}:order"
+"""Sorted set: job ids by the time they were asked for."""
+
+KEPT = 1000
+"""Recalibrations remembered; of older ones the document is forgotten, what they published stays."""
+
+Stage = Literal[
+    "requested",
+    "measuring",
+    "fitting",
+    "simulating",
+    "training",
+    "validating",
+    "published",
+    "rejected",
+    "failed",
+    "cancelled",
+]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+ENDED: frozenset[Stage] = frozenset({"published", "rejected", "failed", "cancelled"})
+PREFIX = "recalibrate-"
+
+SWAP = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[5] == 'ended' then
+  if redis.call('HGET', KEYS[2], ARGV[4]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[4]) end
+else
+  redis.call('HSET', KEYS[2], ARGV[4], ARGV[1])
+end
+return 1
+"""
+"""Write a document unless it has changed since it was read, and whether its target has a job under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """A stage that was entered.
+
+    Attributes
+    ----------
+    stage
+        Which.
+    started_at_s, ended_at_s
+        Seconds since the epoch; None while it lasts.
+    progress
+        Share that is done, 0 to 1.
+    detail
+        A sentence for the reader.
+    """
+
+    stage: Stage
+    started_at_s: float
+    ended_at_s: float | None = None
+    progress: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalibration:
+    """One recalibration: what was asked for, how far it is, what came of it.
+
+    Attributes
+    ----------
+    job_id, base_model, gpu_type, engine_version, measurement_set, num_rows, seed
+        What was asked for; the set is None until there is one.
+    requested_at_s, request_id, actor
+        When, by which request, by whom.
+    stages
+        Those entered, the present one last; a retried one stands there twice.
+    generation
+        One higher with each retry: steps of an earlier one do not count any more.
+    wave
+        Batches of simulations that were asked for so far, in rounds; None before the first.
+    calibration_digest, dataset, surrogate_version, report
+        What the stages made.
+    error
+        Why it failed, None where it did not.
+    """
+
+    job_id: str
+    base_model: str
+    gpu_type: str
+    engine_version: str
+    measurement_set: str | None
+    num_rows: int
+    seed: int
+    requested_at_s: float
+    request_id: str | None
+    actor: str
+    stages: tuple[StageRecord, ...]
+    generation: int = 0
+    wave: int | None = None
+    calibration_digest: str | None = None
+    dataset: dict[str, Any] | None = None
+    surrogate_version: str | None = None
+    report: dict[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def target(self) -> MeasuringTarget:
+        """The kind of server."""
+        return MeasuringTarget(
+            base_model=self.base_model, gpu_type=self.gpu_type, engine_version=self.engine_version
+        )
+
+    @property
+    def stage(self) -> Stage:
+        """The present stage."""
+        return self.stages[-1].stage
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.stage in ENDED
+
+    def entered(self, stage: Stage, now_s: float, *, detail: str = "", **changes: Any) -> Recalibration:
+        """Return it in another stage; the present one ends, complete unless the other is a failure."""
+        last = self.stages[-1]
+        is_complete = stage not in {"failed", "cancelled"}
+        ended = replace(last, ended_at_s=now_s, progress=1.0 if is_complete else last.progress)
+        entered = StageRecord(
+            stage=stage,
+            started_at_s=now_s,
+            ended_at_s=now_s if stage in ENDED else None,
+            progress=1.0 if stage in ENDED else 0.0,
+            detail=detail,
+        )
+        return replace(self, stages=(*self.stages[:-1], ended, entered), **changes)
+
+    def noted(self, *, progress: float, detail: str) -> Recalibration:
+        """Return it with the present stage's progress."""
+        last = replace(self.stages[-1], progress=round(min(max(progress, 0.0), 1.0), 4), detail=detail)
+        return replace(self, stages=(*self.stages[:-1], last))
+
+
+class RecalibrationStore:
+    """Keeps the documents."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def add(self, new: Recalibration) -> Recalibration:
+        """Keep a new one, unless its target has one under way, which is returned instead."""
+        calibration_id = new.target.calibration_id
+        with store_call():
+            taken = self._client.hsetnx(ACTIVE, calibration_id, new.job_id)
+            if not taken:
+                known: bytes | None = self._client.hget(ACTIVE, calibration_id)  # type: ignore[assignment]
+                found = None if known is None else self._find(known.decode())
+                if found is not None and not found.has_ended:
+                    return found
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hset(RECALIBRATIONS, new.job_id, _encoded(new))
+            pipeline.hset(ACTIVE, calibration_id, new.job_id)
+            pipeline.zadd(ORDER, {new.job_id: new.requested_at_s})
+            pipeline.execute()
+            self._forget_old()
+        return new
+
+    def _forget_old(self) -> None:
+        old: Sequence[bytes] = self._client.zrange(ORDER, 0, -KEPT - 1)  # type: ignore[assignment]
+        if old:
+            self._client.hdel(RECALIBRATIONS, *old)
+            self._client.zrem(ORDER, *old)
+
+    def get(self, job_id: str) -> Recalibration:
+        """Return one.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of this id.
+        """
+        with store_call():
+            found = self._find(job_id)
+        if found is None:
+            raise NotFoundError("names no job", field="job_id")
+        return found
+
+    def under_way(self) -> tuple[Recalibration, ...]:
+        """Return those that have not ended."""
+        with store_call():
+            rows: Mapping[bytes, bytes] = self._client.hgetall(ACTIVE)  # type: ignore[assignment]
+            found = [self._find(job_id.decode()) for job_id in rows.values()]
+        return tuple(one for one in found if one is not None and not one.has_ended)
+
+    def latest(self, limit: int) -> tuple[Recalibration, ...]:
+        """Return up to `limit`, the newest first."""
+        with store_call():
+            ids: Sequence[bytes] = self._client.zrevrange(ORDER, 0, limit - 1)  # type: ignore[assignment]
+            found = [self._find(job_id.decode()) for job_id in ids]
+        return tuple(one for one in found if one is not None)
+
+    def update(
+        self, job_id: str, change: Callable[[Recalibration], Recalibration | None]
+    ) -> Recalibration | None:
+        """Change a document; `change` is called again where another process was first.
+
+        Parameters
+        ----------
+        change
+            Returns what it becomes, None to leave it as it is.
+
+        Returns
+        -------
+        Recalibration | None
+            What it became, None where it was left.
+        """
+        while True:
+            current = self.get(job_id)
+            changed = change(current)
+            if changed is None or changed == current:
+                return None
+            if self._swap(current, changed):
+                return changed
+
+    def _swap(self, current: Recalibration, changed: Recalibration) -> bool:
+        with store_call():
+            return bool(
+                self._client.eval(
+                    SWAP,
+                    2,
+                    RECALIBRATIONS,
+                    ACTIVE,
+                    changed.job_id,
+                    _encoded(current),
+                    _encoded(changed),
+                    changed.target.calibration_id,
+                    "ended" if changed.has_ended else "under way",
+                )
+            )
+
+    def _find(self, job_id: str) -> Recalibration | None:
+        text: bytes | None = self._client.hget(RECALIBRATIONS, job_id)  # type: ignore[assignment]
+        return None if text is None else _decoded(text)
+
+
+def _encoded(recalibration: Recalibration) -> bytes:
+    return orjson.dumps(asdict(recalibration), option=orjson.OPT_SORT_KEYS)
+
+
+def _decoded(text: bytes) -> Recalibration:
+    row = orjson.loads(text)
+    stages = tuple(StageRecord(**stage) for stage in row.pop("stages"))
+    return Recalibration(**row, stages=stages)
