@@ -39,6 +39,9 @@ EARLIER_CLIENT = replace(COUNTING_CLIENT, max_unfinished_requests=24_900)
 UNRECORDED_S = 3600.0
 """The window of a run that does not say."""
 
+VLLM_BLOCK_SIZE = 16
+"""Of servers whose runs do not say."""
+
 MIN_DURATION_S, MAX_DURATION_S = 1.0, 7 * 24 * 3600.0
 MAX_SENT = 2**31
 """Above any run's requests."""
@@ -92,6 +95,8 @@ class MeasuredRun:
         None for a run that failed.
     error
         Name of the failure, empty for a run that ended.
+    block_size
+        The server's flag; vLLM's default where it was not recorded.
     """
 
     run_id: str
@@ -108,6 +113,7 @@ class MeasuredRun:
     sent_requests: int | None
     outcome: RunOutcome | None
     error: str
+    block_size: int = VLLM_BLOCK_SIZE
 
     @property
     def sum_rate_rps(self) -> float:
@@ -175,6 +181,7 @@ def server_of(run: MeasuredRun) -> ServerConfig:
         max_loras=run.max_loras,
         max_lora_rank=run.max_lora_rank,
         max_cpu_loras=max(run.max_cpu_loras, run.max_loras),
+        block_size=run.block_size,
     )
 
 
@@ -185,6 +192,11 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
     number of requests sent was counted, rates are scaled to it. Which rank got which rate is not
     recorded: ranks are shuffled by `seed`.
     """
+    return workload_with(run, calibration.generated_over_requested, seed=seed)
+
+
+def workload_with(run: MeasuredRun, generated_over_requested: float, *, seed: int) -> Workload:
+    """Return the run's workload where text ends early by a known ratio; see `workload_of`."""
     count = len(run.rates_rps)
     ranks = np.resize(np.array(run.rank_pool, dtype=np.int64), count)
     np.random.default_rng(seed).shuffle(ranks)
@@ -196,9 +208,7 @@ def workload_of(run: MeasuredRun, calibration: Calibration, *, seed: int) -> Wor
         rank=ranks.astype(np.int32),
         rate_rps=np.array(run.rates_rps) * (sending_rate_rps(run) / run.sum_rate_rps),
         input_tokens_mean=np.full(count, run.input_len_mean),
-        output_tokens_mean=np.full(
-            count, max(run.output_len_mean * calibration.generated_over_requested, 1.0)
-        ),
+        output_tokens_mean=np.full(count, max(run.output_len_mean * generated_over_requested, 1.0)),
         input_tokens_cv=nan,
         output_tokens_cv=nan,
         arrival_cv=np.ones(count),
@@ -264,6 +274,7 @@ def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
         sent_requests=int(within("sent_requests", 1, MAX_SENT)) if row.get("sent_requests") else None,
         outcome=outcome,
         error=error,
+        block_size=int(within("block_size", 1, MAX_FLAG, VLLM_BLOCK_SIZE)),
     )
 
 

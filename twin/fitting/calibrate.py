@@ -14,9 +14,11 @@ from twin.domain import Calibration, FrontEndLaw, StepLaw
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
 from twin.fitting.microbenchmarks import microbenchmark_observations
+from twin.fitting.points import fit_points
 from twin.fitting.step import match_runs, observations_of, residuals_by_kind, solve
 from twin.fitting.tables import read_rows
 from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE, client_of, read_runs
+from twin.measurement_set import read_manifest
 from twin.shapes import KNOWN_SHAPES
 from twin.validate import simulate_run
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from twin.fitting.estimators import Fitted
     from twin.fitting.step import StepObservation
     from twin.measured import MeasuredRun
+    from twin.measurement_set import Manifest
 
 START = StepLaw(
     base_ms=12.0,
@@ -80,11 +83,12 @@ def fit_calibration(
     ----------
     directory
         Tables in the layout of ``h100_vllm``: memory_kv, load_times, scheduler_time, step_latency_runs,
-        length_stats, runs.
+        length_stats, runs. Or an agent's set, whose manifest says what it was measured on
+        (`twin.measurement_set`).
     base_model
         As the tables name it.
     model
-        Its shapes; None takes the known ones.
+        Its shapes; None takes the known ones. An agent's set brings its own.
     command
         The command line, for the provenance.
     report
@@ -95,6 +99,9 @@ def fit_calibration(
     InvalidInputError, UnidentifiableError
         Naming the table, or the coefficient that the data cannot tell.
     """
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        return _fit_agents_set(directory, base_model, manifest, command, report)
     model = model or KNOWN_SHAPES.get(base_model)
     if model is None:
         raise InvalidInputError("model_config", f"must be given: the shapes of {base_model!r} are not known")
@@ -137,8 +144,20 @@ def fit_calibration(
     return FittedCalibration(calibration=calibration, observations=tuple(observations))
 
 
+def _fit_agents_set(
+    directory: Path, base_model: str, manifest: Manifest, command: str, report: Callable[[str], None]
+) -> FittedCalibration:
+    if base_model != manifest.base_model:
+        raise InvalidInputError("model", f"must be {manifest.base_model}, which the set is of")
+    calibration, observations = fit_points(directory, manifest, command=command, report=report)
+    return FittedCalibration(calibration=calibration, observations=observations)
+
+
 def measured_models(directory: Path) -> tuple[str, ...]:
     """Return the base models that a measurement set has runs of, sorted."""
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        return (manifest.base_model,)
     return tuple(sorted({run.model for run in read_runs(directory / "runs.csv")}))
 
 

@@ -214,17 +214,37 @@ def solve(observations: Sequence[StepObservation]) -> Fitted[StepLaw]:
         if shown <= 0:
             raise UnidentifiableError(f"step.{term} is not shown by any run")
     given = np.array([one.weight for one in observations])
-    weights, residuals, coefficients = given, np.zeros(len(given)), np.zeros(len(STEP_TERMS))
-    for _ in range(REWEIGHTINGS):
-        coefficients, _ = nnls(design * weights[:, None], weights)
-        residuals = design @ coefficients - 1.0
-        weights = given * np.sqrt(np.minimum(1.0, OUTLIER / np.maximum(np.abs(residuals), 1e-9)))
-    errors = _errors_of_positive_terms(design * weights[:, None], residuals * weights, coefficients)
+    coefficients, residuals, errors = robust_nnls(design, given)
     return Fitted(
         law=StepLaw(**{term: float(c) for term, c in zip(STEP_TERMS, coefficients, strict=True)}),
         standard_errors={f"step.{term}": error for term, error in zip(STEP_TERMS, errors, strict=True)},
         error_pct=float(100 * np.average(np.abs(residuals), weights=given)),
     )
+
+
+def robust_nnls(
+    design: NDArray[np.float64], given: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[float]]:
+    """Return non-negative coefficients that bring each row of the design nearest to 1.
+
+    Parameters
+    ----------
+    design
+        (num_rows, num_terms) float64, regressors over the measured value.
+    given
+        (num_rows,) float64, weights; rows with large residuals lose of theirs (Huber).
+
+    Returns
+    -------
+    Coefficients, (num_terms,); relative residuals, (num_rows,); standard errors, one a coefficient.
+    """
+    weights, residuals, coefficients = given, np.zeros(len(given)), np.zeros(design.shape[1])
+    for _ in range(REWEIGHTINGS):
+        coefficients, _ = nnls(design * weights[:, None], weights)
+        residuals = design @ coefficients - 1.0
+        weights = given * np.sqrt(np.minimum(1.0, OUTLIER / np.maximum(np.abs(residuals), 1e-9)))
+    errors = _errors_of_positive_terms(design * weights[:, None], residuals * weights, coefficients)
+    return coefficients, residuals, errors
 
 
 def residuals_by_kind(
