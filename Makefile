@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-browser lint format bench drill openapi
+.PHONY: help setup serve test test-browser test-vllm lint format bench drill openapi
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -19,7 +19,7 @@ setup: $(STAMP) ## Make .venv from constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	"$(PYTHON)" -m venv .venv
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c constraints.txt
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[train,agent,dev]' -c constraints.txt
 	@touch "$(STAMP)"
 
 serve: $(STAMP) ## Run the service on http://127.0.0.1:8080
@@ -32,6 +32,11 @@ test: $(STAMP) ## All tests; the kernels' own also without Numba's compiler
 test-browser: $(STAMP) ## The ops page in a real Chromium (apt-get install chromium)
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[browser]' -c constraints.txt
 	"$(BIN)/python" -m pytest -rs tests/browser
+
+test-vllm: $(STAMP) ## The whole loop on a real vLLM on this machine's processor, about 20 minutes
+	@if PYTHON="$(abspath $(BIN)/python)" tests/vllm/install.sh .venv-vllm; then \
+	  LOADMASTER_VLLM="$(abspath .venv-vllm/bin/vllm)" "$(BIN)/python" -m pytest tests/vllm -s --timeout 1800; \
+	else echo "SKIPPED: the loop on a real vLLM was not run, see above" >&2; fi
 
 lint: $(STAMP) ## Style, types and the direction of imports
 	"$(BIN)/ruff" check .

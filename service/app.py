@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from service.context import build_context
 from service.factory import build_services
 from service.handlers import (
+    agents,
     docs,
     events,
     fleet,
@@ -118,7 +119,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         redirect_slashes=False,
     )
     app.state.site = load_site(version=app.version)
-    for module in (placement, fleet, jobs, events, recalibration, versions, health, docs, page):
+    for module in (agents, placement, fleet, jobs, events, recalibration, versions, health, docs, page):
         app.include_router(module.router)
     install_problem_handlers(app)
     app.add_middleware(SecurityMiddleware)

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from service.commands import (
+    agent,
     dataset_info,
     drill,
     keys,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(run.serve)
 app.command()(run.worker)
+app.add_typer(agent.agent_app)
 app.command(hidden=True)(run.api)
 app.command()(run.place)
 app.command("re-place")(run.re_place)

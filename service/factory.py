@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.services.agents import AgentMeasuring, AgentService
 from service.services.catalog import load_catalog
 from service.services.clock import Clock
+from service.services.drift import DriftService
 from service.services.fleet import FleetService
 from service.services.history import HistoryService
 from service.services.jobs import JobService
 from service.services.measurements import MeasurementSets
-from service.services.measuring import NobodyMeasures
 from service.services.placement import PlacementService
 from service.services.recalibration import RecalibrationService
 from service.services.replacement import ReplacementService
@@ -20,6 +21,7 @@ from service.services.verification import VerificationService
 from service.services.versions import VersionService
 from service.services.what_if import WhatIfService
 from service.storage.activations import ActivationStore
+from service.storage.agents import AgentStore
 from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.history import HistoryStore
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from service.services.catalog import Catalog
     from service.services.measuring import Measuring
     from service.settings import Settings
+    from twin.domain import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ class Services:
     recalibrations: RecalibrationService
     jobs: JobService
     workers: WorkerStore
+    agents: AgentService
+    drift: DriftService
 
 
 def build_services(context: ProcessContext, clock: Clock | None = None) -> Services:
@@ -76,6 +81,7 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
     activations = ActivationStore(context.client, settings.activations_path)
     versions = VersionService(context.catalog, context.versions, activations, clock)
     versions.start()
+    agents, measurements = AgentStore(context.client), MeasurementSets(context.files)
     return Services(
         context=context,
         placements=placements,
@@ -89,24 +95,30 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         simulations=SimulationService(context.catalog, jobs, settings),
         verifications=VerificationService(jobs, settings, context.store_pool),
         versions=versions,
-        measurements=MeasurementSets(context.files),
+        measurements=measurements,
         recalibrations=recalibrations,
         jobs=JobService(jobs, recalibrations),
         workers=WorkerStore(context.client, settings),
+        agents=AgentService(agents, measurements, settings, clock),
+        drift=DriftService(agents, lambda: _calibrations(context), settings, clock),
     )
+
+
+def _calibrations(context: ProcessContext) -> dict[str, Calibration]:
+    return {name: target.calibration for name, target in context.catalog.targets.items()}
 
 
 def build_recalibrations(
     client: redis.Redis, files: FileExchange, settings: Settings, clock: Clock
 ) -> RecalibrationService:
     """Return what moves recalibrations on, in whatever process."""
-    measurements, measuring = MeasurementSets(files), build_measuring(client, settings)
+    measurements, measuring = MeasurementSets(files), build_measuring(client, settings, clock)
     return RecalibrationService(client, measurements, measuring, clock, settings)
 
 
-def build_measuring(client: redis.Redis, settings: Settings) -> Measuring:  # noqa: ARG001 (for agents)
-    """Return whoever measures live servers for recalibrations."""
-    return NobodyMeasures()
+def build_measuring(client: redis.Redis, settings: Settings, clock: Clock) -> Measuring:
+    """Return whoever measures live servers for recalibrations: agents."""
+    return AgentMeasuring(AgentStore(client), settings, clock)
 
 
 def build_versions(files: FileExchange, client: redis.Redis, settings: Settings) -> VersionService:

@@ -72,6 +72,18 @@ SURROGATE_INFO = Gauge(
     ("calibration_id", "surrogate_version"),
     registry=REGISTRY,
 )
+DRIFTED = Gauge(
+    "loadmaster_calibration_drifted",
+    "1 where live servers differ from the calibration.",
+    ("calibration_id",),
+    registry=REGISTRY,
+)
+DRIFT_RATIO = Gauge(
+    "loadmaster_calibration_drift_ratio",
+    "Measured on live servers over predicted, less 1: median of the last samples.",
+    ("calibration_id", "quantity"),
+    registry=REGISTRY,
+)
 KNOWN_ALIKE = frozenset(
     family.name
     for gauge in (
@@ -83,6 +95,8 @@ KNOWN_ALIKE = frozenset(
         PLAN_UNPLACED,
         BUILD_INFO,
         SURROGATE_INFO,
+        DRIFTED,
+        DRIFT_RATIO,
     )
     for family in gauge.describe()
 )

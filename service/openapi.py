@@ -16,6 +16,13 @@ from service.schemas import (
     SimulateRequest,
     WorkloadSchema,
 )
+from service.schemas_agents import (
+    AgentSchema,
+    HeartbeatRequest,
+    MeasurementsRequest,
+    SampleRequest,
+    WorkOutcomeRequest,
+)
 from service.schemas_fleet import RatesRequest, RunningRequest
 from service.schemas_recalibration import MeasurementSetRequest, RecalibrateRequest
 from service.schemas_versions import RollBackRequest
@@ -76,6 +83,11 @@ def _own_schemas() -> dict[str, Any]:
             RollBackRequest,
             RecalibrateRequest,
             MeasurementSetRequest,
+            AgentSchema,
+            HeartbeatRequest,
+            MeasurementsRequest,
+            SampleRequest,
+            WorkOutcomeRequest,
             ProblemSchema,
         )
     ]

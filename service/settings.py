@@ -133,6 +133,13 @@ class Settings(BaseSettings):
     kept_datasets: int = Field(default=3, ge=1, description="Newest data sets kept of each calibration.")
     max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
 
+    agent_lease_s: float = Field(
+        default=30.0, gt=0, description="An agent's task is given back after so long without a heartbeat."
+    )
+    drift_limit: float = Field(
+        default=0.25, gt=0, description="A live server further from the twin than this share: drifted."
+    )
+
     @property
     def threads_each(self) -> int:
         """`place_threads` of each process: as given, else the cores are shared out."""

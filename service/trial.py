@@ -48,12 +48,15 @@ class TrialService:
         Its data directory; its log lies beside it.
     environment
         Its whole environment.
+    port
+        Where it listens each time; 0 picks one each time.
     """
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, data_dir: Path, environment: Mapping[str, str], *, port: int = 0) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environment = environment
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -77,7 +80,7 @@ class TrialService:
             "service.cli",
             "serve",
             "--port",
-            "0",
+            str(self._port),
             "--data-dir",
             str(self.data_dir),
         ]

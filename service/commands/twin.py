@@ -194,6 +194,24 @@ def fit(
     _print(document, json=json)
 
 
+@calibrate_app.command()
+def report(
+    measurements: Measurements,
+    calibration: Annotated[str, typer.Option(help="The calibration fitted to it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Markdown to write, a plot beside it.", show_default=False)],
+) -> None:
+    """Write a page on an agent's measurement set: each launch, state and load beside the fitted laws."""
+    from twin.calibration import load_calibration  # noqa: PLC0415
+    from twin.errors import InvalidInputError  # noqa: PLC0415
+    from twin.fitting.points_report import write_points_report  # noqa: PLC0415
+    from twin.measurement_set import read_manifest  # noqa: PLC0415
+
+    manifest = read_manifest(measurements)
+    if manifest is None:
+        raise InvalidInputError("measurements", f"must be an agent's set, {measurements} has no manifest")
+    write_points_report(out, measurements, manifest, load_calibration(calibration))
+
+
 @calibrate_app.command("cross-validate")
 def cross_validate(measurements: Measurements, json: Json = False) -> None:  # noqa: FBT002
     """Solve for the step law without each workload group in turn; validate on the group left out.

@@ -14,12 +14,13 @@ import orjson
 
 from service.errors import InvalidRequestError, NotFoundError, TooLargeError
 from twin.errors import InvalidInputError
-from twin.fitting.tables import TABLES, read_rows
+from twin.fitting.tables import AGENT_TABLES, TABLES, read_rows
 from twin.measured import read_runs
+from twin.measurement_set import MANIFEST, read_manifest
 from twin.shapes import shape_from_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from service.storage.files import FileExchange
 
@@ -29,7 +30,11 @@ MODEL_CONFIG = "model_config.json"
 
 MAX_TABLE_BYTES = 32 * 2**20
 REQUIRED = (*TABLES, RUNS)
+REQUIRED_OF_AGENTS = (MANIFEST, *AGENT_TABLES)
+"""Of a set with a manifest; its runs, which only check the fit, may be missing."""
+
 KNOWN = (*REQUIRED, MODEL_CONFIG)
+KNOWN_OF_AGENTS = (*REQUIRED_OF_AGENTS, RUNS)
 _ID = re.compile("[0-9a-f]{24}")
 
 
@@ -67,7 +72,8 @@ class MeasurementSets:
         Parameters
         ----------
         tables
-            Contents by file name: those of `REQUIRED`, and `MODEL_CONFIG` where shapes are unknown.
+            Contents by file name: those of `REQUIRED`, and `MODEL_CONFIG` where shapes are unknown. With a
+            `MANIFEST`, those of `REQUIRED_OF_AGENTS`.
 
         Raises
         ------
@@ -87,7 +93,8 @@ class MeasurementSets:
         if not directory.is_dir():
             raise InvalidRequestError(f"must be a directory, {directory} is none", field="measurements")
         names = {path.name: path for path in directory.iterdir() if path.is_file()}
-        tables = {name: path.read_bytes() for name, path in names.items() if name in KNOWN}
+        known = _kinds(names)[1]
+        tables = {name: path.read_bytes() for name, path in names.items() if name in known}
         return self.add(tables), tuple(sorted(names.keys() - tables.keys()))
 
     def get(self, set_id: str) -> MeasurementSet:
@@ -122,14 +129,20 @@ def _set_id(tables: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:24]
 
 
+def _kinds(names: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the files that a set must have and may have: with a manifest it is an agent's."""
+    return (REQUIRED_OF_AGENTS, KNOWN_OF_AGENTS) if MANIFEST in names else (REQUIRED, KNOWN)
+
+
 def _check_names(tables: Mapping[str, bytes]) -> None:
-    for name in REQUIRED:
+    required, known = _kinds(tables)
+    for name in required:
         if name not in tables:
             raise InvalidRequestError("is missing", field=f"tables.{name}")
     for name, content in tables.items():
-        if name not in KNOWN:
+        if name not in known:
             raise InvalidRequestError(
-                f"is no table of a set; those are {', '.join(KNOWN)}", field=f"tables.{name[:80]}"
+                f"is no table of a set; those are {', '.join(known)}", field=f"tables.{name[:80]}"
             )
         if len(content) > MAX_TABLE_BYTES:
             raise TooLargeError(f"must have at most {MAX_TABLE_BYTES} bytes", field=f"tables.{name}")
@@ -138,10 +151,12 @@ def _check_names(tables: Mapping[str, bytes]) -> None:
 def _check_tables(directory: Path) -> None:
     """Read every table as the fits do."""
     try:
-        for name in TABLES:
+        is_agents = read_manifest(directory) is not None
+        for name in AGENT_TABLES if is_agents else TABLES:
             if not read_rows(directory, name):
                 raise InvalidRequestError("must hold at least one row", field=f"tables.{name}")
-        read_runs(directory / RUNS)
+        if not is_agents or (directory / RUNS).exists():
+            read_runs(directory / RUNS)
         config = directory / MODEL_CONFIG
         if config.exists():
             shape_from_config(orjson.loads(config.read_bytes()))
@@ -157,7 +172,11 @@ def _in_tables(prefix: re.Match[str]) -> str:
 
 
 def _described(set_id: str, directory: Path) -> MeasurementSet:
-    runs = read_runs(directory / RUNS)
+    runs = read_runs(directory / RUNS) if (directory / RUNS).exists() else ()
+    if (manifest := read_manifest(directory)) is not None:
+        return MeasurementSet(
+            set_id=set_id, directory=directory, base_models=(manifest.base_model,), num_runs=len(runs)
+        )
     return MeasurementSet(
         set_id=set_id,
         directory=directory,

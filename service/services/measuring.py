@@ -78,21 +78,3 @@ class Measuring(Protocol):
     def withdraw(self, job_id: str) -> None:
         """Stop what is measured for a job: it was cancelled."""
         ...
-
-
-class NobodyMeasures:
-    """No agents: a job waits until a measurement set is given."""
-
-    def ask(self, job_id: str, target: MeasuringTarget) -> None:
-        """Do nothing."""
-
-    def outcome(self, job_id: str) -> MeasuringOutcome:  # noqa: ARG002
-        """Return that the job waits, and for what."""
-        return MeasuringOutcome(
-            state="waiting",
-            reason="no agent is known for this GPU type: upload measurements (POST /measurement-sets) "
-            "and ask again with their measurement_set",
-        )
-
-    def withdraw(self, job_id: str) -> None:
-        """Do nothing."""

@@ -1,6 +1,7 @@
 """`loadmaster serve` as a real process, its descendants, and a client."""
 
 import os
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +17,9 @@ FAST_RECOVERY = {"LOADMASTER_JOB_HEARTBEAT_S": "4", "LOADMASTER_MAINTENANCE_INTE
 class ServiceProcess(TrialService):
     """A service whose dead workers' jobs are soon run again, its descendants, and a client."""
 
-    def __init__(self, data_dir, **environment):
+    def __init__(self, data_dir, *, port=0, **environment):
         path = {"PYTHONPATH": _python_path()}
-        super().__init__(Path(data_dir), clean_environment(**FAST_RECOVERY, **environment, **path))
+        super().__init__(Path(data_dir), clean_environment(**FAST_RECOVERY, **environment, **path), port=port)
         self.client = None
 
     def start(self):
@@ -50,6 +51,12 @@ def run_service(data_dir, **environment):
         status = process.stop()
     assert status == 0
     assert not any(map(is_running, family))
+
+
+def free_port():
+    """A port that nothing listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def _python_path():

@@ -13,16 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import nnls
 
 from twin.domain import Calibration, LoadLaw, SchedulerLaw, StepLaw
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import Fitted, fit_memory
-from twin.fitting.step import StepObservation, robust_nnls
+from twin.fitting.step import StepObservation, errors_of_positive_terms, robust_nnls
 from twin.fitting.tables import column, full_column, read_rows
 from twin.kernels.latency import step_terms
 from twin.latency import STEP_TERMS
 from twin.measured import read_runs
-from twin.measurement_set import CHECKS, COLUMNS, EXACT_ANSWERS, LOADS, STEPS
+from twin.measurement_set import CHECKS, EXACT_ANSWERS, LOADS, STEPS
 from twin.validate import figures, predict_runs
 
 if TYPE_CHECKING:
@@ -109,28 +110,33 @@ def fit_points(
 def fit_load_points(directory: Path, base_model: str) -> Fitted[LoadLaw]:
     """Fit Lat_load from as many medians as there are; what they do not show is 0.
 
+    The error is relative to the mean load: some loads take next to no time.
+
     Raises
     ------
     UnidentifiableError
         Without a load from host memory.
     """
-    rows = [row for row in read_rows(directory, LOADS, COLUMNS[LOADS]) if row["model"] == base_model]
+    rows = [row for row in read_rows(directory, LOADS) if row["model"] == base_model]
     if not any(row["source"] == "cpu" for row in rows):
         raise UnidentifiableError("load.cpu_ms needs loads from host memory")
     rank, measured_ms = full_column(rows, "adapter_rank"), full_column(rows, "median_ms")
     padded = rank < full_column(rows, "max_lora_rank")
     from_disk = np.array([row["source"] == "disk" for row in rows])
     terms = np.column_stack((np.ones(len(rows)), padded, from_disk, from_disk * rank)).astype(np.float64)
-    coefficients, residuals, errors = robust_nnls(terms / measured_ms[:, None], np.ones(len(rows)))
+    scale_ms = float(measured_ms.mean())
+    coefficients, _ = nnls(terms, measured_ms)
+    residuals = terms @ coefficients - measured_ms
+    errors = errors_of_positive_terms(terms, residuals, coefficients)
     return Fitted(
         law=LoadLaw(**{name: float(c) for name, c in zip(LOAD_TERMS, coefficients, strict=True)}),
         standard_errors={f"load.{name}": error for name, error in zip(LOAD_TERMS, errors, strict=True)},
-        error_pct=float(100 * np.mean(np.abs(residuals))),
+        error_pct=float(100 * np.mean(np.abs(residuals)) / scale_ms) if scale_ms > 0 else 0.0,
     )
 
 
 def _step_rows(directory: Path, base_model: str) -> _StepRows:
-    rows = [row for row in read_rows(directory, STEPS, COLUMNS[STEPS]) if row["model"] == base_model]
+    rows = [row for row in read_rows(directory, STEPS) if row["model"] == base_model]
     if len(rows) < MIN_POINTS:
         raise UnidentifiableError(f"step.base_ms needs {MIN_POINTS} held states, got {len(rows)}")
     states = np.column_stack([full_column(rows, name) for name in STATE])

@@ -243,7 +243,7 @@ def robust_nnls(
         coefficients, _ = nnls(design * weights[:, None], weights)
         residuals = design @ coefficients - 1.0
         weights = given * np.sqrt(np.minimum(1.0, OUTLIER / np.maximum(np.abs(residuals), 1e-9)))
-    errors = _errors_of_positive_terms(design * weights[:, None], residuals * weights, coefficients)
+    errors = errors_of_positive_terms(design * weights[:, None], residuals * weights, coefficients)
     return coefficients, residuals, errors
 
 
@@ -261,7 +261,7 @@ def residuals_by_kind(
     }
 
 
-def _errors_of_positive_terms(
+def errors_of_positive_terms(
     design: NDArray[np.float64], residuals: NDArray[np.float64], coefficients: NDArray[np.float64]
 ) -> list[float]:
     """Return standard errors; a term at its bound of 0 has none of its own and gets 0."""

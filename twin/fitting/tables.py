@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twin.errors import InvalidInputError
+from twin.measurement_set import COLUMNS, LAUNCHES, LOADS, STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-TABLES: Mapping[str, tuple[str, ...]] = {
+OPTIONAL_OF_STEPS = frozenset({"step_ms_se", "itl_ms", "ttft_ms", "tot_tok_s", "preemptions"})
+
+TABLES: dict[str, tuple[str, ...]] = {
     "memory_kv.csv": ("model", "max_loras", "max_lora_rank", "kv_tokens", "error"),
     "load_times.csv": ("model", "adapter_rank", "max_lora_rank", "source", "median_ms"),
     "scheduler_time.csv": (
@@ -33,6 +36,13 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "length_stats.csv": ("tokenizer", "field", "generated_over_requested"),
 }
 """Tables of a measurement set, beside its runs, and the columns that the fits read of each."""
+
+AGENT_TABLES: dict[str, tuple[str, ...]] = {
+    LAUNCHES: TABLES[LAUNCHES],
+    LOADS: TABLES[LOADS],
+    STEPS: tuple(name for name in COLUMNS[STEPS] if name not in OPTIONAL_OF_STEPS),
+}
+"""The same of an agent's set (`twin.measurement_set`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +80,7 @@ class TableRow:
 
 
 def read_rows(directory: Path, name: str) -> list[TableRow]:
-    """Read a table of a measurement set, one of `TABLES`.
+    """Read a table of a measurement set, one of `TABLES` or of `AGENT_TABLES`.
 
     Raises
     ------
@@ -82,7 +92,7 @@ def read_rows(directory: Path, name: str) -> list[TableRow]:
         raise InvalidInputError("measurements", f"must hold {name}, {directory} does not")
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        for column in TABLES[name]:
+        for column in (TABLES | AGENT_TABLES)[name]:
             if column not in (reader.fieldnames or ()):
                 raise InvalidInputError(f"measurements.{name}", f"must have a column {column}")
         return [TableRow(where=f"measurements.{name} line {reader.line_num}", cells=row) for row in reader]

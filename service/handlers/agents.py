@@ -1,0 +1,216 @@
+"""Agents: ``/agents`` and what is below it, ``/measurements``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import structlog
+from fastapi import APIRouter, Request, Response
+
+from service.agent.points import Point
+from service.errors import InvalidRequestError
+from service.handlers.bodies import describe_body, problems
+from service.handlers.dependencies import bodies_of, json_response, services_of
+from service.schemas import parse
+from service.schemas_agents import (
+    AddedSchema,
+    AgentListSchema,
+    AgentSchema,
+    AgentViewSchema,
+    DriftListSchema,
+    DriftSchema,
+    HeartbeatRequest,
+    HeartbeatSchema,
+    MeasurementsRequest,
+    PointsSchema,
+    RegisteredSchema,
+    SampleRequest,
+    TaskSchema,
+    WorkAnswerSchema,
+    WorkOutcomeRequest,
+    WorkSchema,
+)
+from service.services.drift import LiveSample
+
+router = APIRouter(tags=["agents"])
+log = structlog.get_logger()
+
+UNKNOWN_AGENT = "No agent of this id has registered"
+NO_TASK = "No such agent, or nothing is measured for such a job"
+NOT_HELD = "The agent does not hold this task, or it has ended"
+STORE_DOWN = "The store is not reachable; see Retry-After"
+READING = {
+    "s408": "The body did not arrive in time",
+    "s413": "The body is too large",
+    "s422": "The request is not valid; `field` names what to mend",
+    "s503": STORE_DOWN,
+}
+
+
+@router.post(
+    "/agents",
+    summary="Register an agent, or tell what has changed about it.",
+    openapi_extra=describe_body(AgentSchema),
+    responses={200: {"model": RegisteredSchema}} | problems(**READING),
+)
+async def register(request: Request) -> Response:
+    """Answer once the store has it; the same call twice is as once."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        agent = await services.context.store_pool.run(
+            lambda: services.agents.register(parse(AgentSchema, body).to_record())
+        )
+    answer = RegisteredSchema(agent_id=agent.agent_id, lease_s=services.agents.lease_s)
+    return json_response(answer.model_dump_json().encode())
+
+
+@router.get(
+    "/agents",
+    summary="The agents, when each was last heard of, and what it does.",
+    responses={200: {"model": AgentListSchema}} | problems(s503=STORE_DOWN),
+)
+async def agents(request: Request) -> Response:
+    """Answer from the store."""
+    services = services_of(request)
+    views = await services.context.store_pool.run(services.agents.agents)
+    listed = AgentListSchema(agents=[AgentViewSchema.from_view(view) for view in views])
+    return json_response(listed.model_dump_json().encode())
+
+
+@router.delete(
+    "/agents/{agent_id}",
+    status_code=204,
+    summary="Forget an agent that measures nothing.",
+    responses=problems(s404=UNKNOWN_AGENT, s409="It measures", s503=STORE_DOWN),
+)
+async def forget(request: Request, agent_id: str) -> Response:
+    """Acknowledge once the store has it; an agent that lives registers again."""
+    services = services_of(request)
+    await services.context.store_pool.run(lambda: services.agents.forget(agent_id))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/agents/{agent_id}/heartbeat",
+    summary="Tell that an agent lives, and prolong its lease.",
+    openapi_extra=describe_body(HeartbeatRequest),
+    responses={200: {"model": HeartbeatSchema}} | problems(s404=UNKNOWN_AGENT, **READING),
+)
+async def heartbeat(request: Request, agent_id: str) -> Response:
+    """Answer whether the task it names is still the agent's."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        told = parse(HeartbeatRequest, body)
+        keep = await services.context.store_pool.run(
+            lambda: services.agents.heartbeat(agent_id, told.job_id, told.progress)
+        )
+    return json_response(HeartbeatSchema(keep=keep).model_dump_json().encode())
+
+
+@router.post(
+    "/agents/{agent_id}/work",
+    summary="Lease the oldest task that an agent can measure.",
+    responses={200: {"model": WorkAnswerSchema}}
+    | problems(s404=UNKNOWN_AGENT, s409="Others take the same task; try again", s503=STORE_DOWN),
+)
+async def work(request: Request, agent_id: str) -> Response:
+    """Answer the task that the agent holds already, if any: it never holds two."""
+    services = services_of(request)
+    task = await services.context.store_pool.run(lambda: services.agents.take_work(agent_id))
+    leased = None
+    if task is not None:
+        leased = WorkSchema(
+            job_id=task.job_id,
+            base_model=task.base_model,
+            gpu_type=task.gpu_type,
+            engine_version=task.engine_version,
+            lease_s=services.agents.lease_s,
+        )
+    return json_response(WorkAnswerSchema(work=leased).model_dump_json().encode())
+
+
+@router.post(
+    "/agents/{agent_id}/work/{job_id}",
+    summary="End an agent's work: measured, given back, or failed.",
+    openapi_extra=describe_body(WorkOutcomeRequest),
+    responses={200: {"model": TaskSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **READING),
+)
+async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
+    """Answer how the task stands; of what was measured a measurement set is made."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        told = parse(WorkOutcomeRequest, body)
+        if told.state == "measured" and told.manifest is None:
+            raise InvalidRequestError("must be given with `measured`", field="manifest")
+        task = await services.context.store_pool.run(
+            lambda: (
+                services.agents.finish(agent_id, job_id, told.manifest or {})
+                if told.state == "measured"
+                else services.agents.give_back(agent_id, job_id, told.reason, failed=told.state == "failed")
+            )
+        )
+    return json_response(TaskSchema.from_task(task).model_dump_json().encode())
+
+
+@router.post(
+    "/measurements",
+    summary="Report measured points, each once.",
+    openapi_extra=describe_body(MeasurementsRequest),
+    responses={200: {"model": AddedSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **READING),
+)
+async def add_measurements(request: Request) -> Response:
+    """Answer once the store has them. A key that is known stands: the same call twice is as once."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        told = parse(MeasurementsRequest, body)
+        points = [Point(key=point.key, table=point.table, row=point.row) for point in told.points]
+        added, known = await services.context.store_pool.run(
+            lambda: services.agents.add_points(told.agent_id, told.job_id, points)
+        )
+    return json_response(AddedSchema(added=added, known=known).model_dump_json().encode())
+
+
+@router.get(
+    "/measurements/{job_id}",
+    summary="The points that were measured for a job.",
+    responses={200: {"model": PointsSchema}}
+    | problems(s404="Nothing is measured for such a job", s503=STORE_DOWN),
+)
+async def measurements(request: Request, job_id: str) -> Response:
+    """Answer what an agent that goes on need not measure again."""
+    services = services_of(request)
+    points = await services.context.store_pool.run(lambda: services.agents.points(job_id))
+    rows = [{"key": point.key, "table": point.table, "row": dict(point.row)} for point in points]
+    return json_response(PointsSchema(job_id=job_id, points=rows).model_dump_json().encode())
+
+
+@router.post(
+    "/agents/{agent_id}/samples",
+    summary="Report what a live server did, for comparison with its calibration.",
+    openapi_extra=describe_body(SampleRequest),
+    responses={200: {"model": DriftSchema}} | problems(**READING),
+)
+async def add_sample(request: Request, agent_id: str) -> Response:
+    """Simulate the same load, keep the difference, and answer how the calibration stands now."""
+    services = services_of(request)
+    async with bodies_of(request).read(request) as body:
+        told = parse(SampleRequest, body)
+        sample = LiveSample(**told.model_dump())
+        log.debug("sample", agent_id=agent_id, calibration_id=sample.calibration_id)
+        drift = await services.context.place_pool.run(lambda: services.drift.compare(sample))
+    return json_response(DriftSchema(**asdict(drift)).model_dump_json().encode())
+
+
+@router.get(
+    "/drift",
+    summary="How calibrations compare with live servers.",
+    responses={200: {"model": DriftListSchema}} | problems(s503=STORE_DOWN),
+)
+async def drift(request: Request) -> Response:
+    """Answer from the store: a calibration that no agent compared is not listed."""
+    services = services_of(request)
+    known = await services.context.store_pool.run(services.drift.known)
+    for one in known.values():
+        services.drift.show(one)
+    listed = DriftListSchema(calibrations=[DriftSchema(**asdict(one)) for one in known.values()])
+    return json_response(listed.model_dump_json().encode())
