@@ -172,7 +172,7 @@ class TaskSchema(BaseModel):
     base_model: str
     gpu_type: str
     engine_version: str
-    state: Literal["waiting", "measuring", "done", "failed", "withdrawn"]
+    state: Literal["waiting", "measuring", "done", "failed"]
     progress: float
     reason: str
     set_id: str | None

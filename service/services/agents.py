@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 3
 KEPT_S = 30 * 86_400.0
 """Tasks that ended are told of for so long."""
 
-ENDED = ("done", "failed", "withdrawn")
+ENDED = ("done", "failed")
 UNKNOWN_ENGINE = "vllm-unknown"
 
 
@@ -290,9 +290,8 @@ class AgentMeasuring:
             return MeasuringOutcome(
                 state="done", progress=1.0, reason=f"measured by {task.agent_id}", set_id=task.set_id
             )
-        if task.state in ENDED:
-            reason = task.reason or "it was withdrawn"
-            return MeasuringOutcome(state="failed", progress=task.progress, reason=reason)
+        if task.state == "failed":
+            return MeasuringOutcome(state="failed", progress=task.progress, reason=task.reason)
         if task.state == "measuring" and task.lease_until_s > self._clock.wall_s():
             return MeasuringOutcome(
                 state="measuring", progress=task.progress, reason=f"the agent {task.agent_id} measures"
@@ -300,11 +299,8 @@ class AgentMeasuring:
         return MeasuringOutcome(state="waiting", progress=task.progress, reason=self._why_it_waits(task))
 
     def withdraw(self, job_id: str) -> None:
-        """Stop what is measured for a job; the agent learns of it at its next heartbeat."""
-        self._store.change_task(
-            job_id, lambda task: None if task.state in ENDED else replace(task, state="withdrawn")
-        )
-        self._store.forget_points(job_id)
+        """Stop what is measured for a job and forget it; the agent learns of it at its next heartbeat."""
+        self._store.forget_task(job_id)
 
     def _why_it_waits(self, task: MeasuringTask) -> str:
         now_s = self._clock.wall_s()

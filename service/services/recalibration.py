@@ -195,6 +195,8 @@ class RecalibrationService:
         other = busy.get(current.target.calibration_id)
         if other is not None and other != job_id:
             raise ConflictError(f"{other} of the same target is under way")
+        if current.stage == "failed" and current.stages[-2].stage == "measuring":
+            self._measuring.withdraw(job_id)  # what failed is asked for anew
         changed = self._store.update(job_id, revived)
         if changed is None:
             raise ConflictError(f"{job_id} is {current.stage}: only what failed or was cancelled is retried")

@@ -29,7 +29,7 @@ return 1
 
 MAX_SWAPS = 20
 
-TaskState = Literal["waiting", "measuring", "done", "failed", "withdrawn"]
+TaskState = Literal["waiting", "measuring", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

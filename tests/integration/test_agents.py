@@ -235,8 +235,21 @@ def test_a_withdrawn_task_is_lost_to_its_agent_at_the_next_heartbeat(site):
     site.take()
     site.measuring.withdraw("job-1")
     assert not site.beat(job_id="job-1", progress=0.1)["keep"]
-    assert site.end("failed", reason="x").status_code == 409
+    assert site.end("failed", reason="x").status_code == 404
+    assert site.measuring.outcome("job-1").state == "waiting"
+
+
+def test_what_failed_and_was_withdrawn_may_be_asked_for_again(site):
+    site.register()
+    site.measuring.ask("job-1", TARGET)
+    for _ in range(3):
+        site.take()
+        site.end("failed", reason="no server starts")
+    site.measuring.ask("job-1", TARGET)
     assert site.measuring.outcome("job-1").state == "failed"
+    site.measuring.withdraw("job-1")
+    site.measuring.ask("job-1", TARGET)
+    assert site.take()["job_id"] == "job-1"
 
 
 def test_asking_twice_is_as_once(site):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twin.fitting.tables import column, full_column, read_rows
-from twin.kernels.latency import step_ms
+from twin.kernels.latency import step_terms
 from twin.latency import load_times_ns, step_coefficients
 from twin.measurement_set import LAUNCHES, LOADS, STEPS
 from twin.memory import kv_tokens
@@ -77,10 +77,13 @@ def write_points_report(path: Path, directory: Path, manifest: Manifest, calibra
 def predicted_steps_ms(rows: Sequence[TableRow], calibration: Calibration) -> NDArray[np.float64]:
     """Return what the laws say of each held state's mean step, (num_rows,) float64."""
     law = step_coefficients(calibration.step)
-    columns = ("decodes", "prefill_tokens", "context_tokens", "adapters_in_batch")
-    states = zip(*(full_column(rows, name) for name in columns), strict=True)
-    flags = zip(full_column(rows, "max_lora_rank"), full_column(rows, "max_loras"), strict=True)
-    steps = [step_ms(law, *state, *flag) for state, flag in zip(states, flags, strict=True)]
+    names = ("decodes", "prefill_tokens", "context_tokens", "adapters_in_batch")
+    states = np.column_stack([full_column(rows, name) for name in names])
+    slots, ranks = full_column(rows, "max_loras"), full_column(rows, "max_lora_rank")
+    steps = [
+        step_terms(state[None, :], int(rank), int(count))[0] @ law
+        for state, rank, count in zip(states, ranks, slots, strict=True)
+    ]
     return np.array(steps) + 1e-3 * calibration.scheduler.scanned_us * full_column(rows, "scanned")
 
 
