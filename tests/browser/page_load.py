@@ -17,7 +17,7 @@ from tests.browser.fleets import skewed_workload
 from tests.support.service_process import ServiceProcess
 
 NUM_LOADS = 7
-READY = "performance.getEntriesByName('ready')[0]?.startTime"
+READY = "performance.getEntriesByName('ready')[0].startTime"
 
 
 def load_times_s(browser, url):
@@ -27,7 +27,8 @@ def load_times_s(browser, url):
         context = browser.new_context(viewport={"width": 1360, "height": 1000})
         page = context.new_page()
         page.goto(url)
-        times.append(page.wait_for_function(READY).json_value() / 1000)
+        page.wait_for_selector("html[data-ready=true]")
+        times.append(page.evaluate(READY) / 1000)
         context.close()
     return times
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.browser.chromium import launch
+from tests.browser.chromium import PATIENCE_S, launch
 from tests.browser.fleets import skewed_workload
 from tests.support.service_process import ServiceProcess
 from tests.support.waiting import wait_until
@@ -34,16 +34,15 @@ def make_history(service, workload):
         running = {"gpus_running": max(before, after["num_gpus"])}
         service.client.put("/gpus-running", params=LLAMA, json=running).raise_for_status()
         planned = after["num_gpus"]
-        wait_until(lambda: history(service)[-1]["planned"] == planned, timeout_s=20, what="the point")  # noqa: B023
+        wait_until(lambda: history(service)[-1]["planned"] == planned, timeout_s=PATIENCE_S, what="the point")  # noqa: B023
 
 
 def opened(browser, service, view, scheme):
     page = browser.new_context(viewport=SIZE, color_scheme=scheme).new_page()
     page.goto(f"{service.client.base_url}/#{view}")
     page.wait_for_selector("html[data-ready=true]")
-    page.wait_for_function(
-        "document.querySelectorAll('#needed-chart canvas').length || location.hash !== '#fleet'"
-    )
+    if view == "fleet":
+        page.wait_for_selector("#needed-chart canvas")
     return page
 
 
@@ -55,11 +54,11 @@ def take(browser, service, folder):
         page.screenshot(path=folder / f"ops-page-fleet-{scheme}.png")
     page = opened(browser, service, "plan", "light")
     page.click("#try-example")
-    wait_until(lambda: page.input_value("#try-text"), timeout_s=10, what="the example")
+    wait_until(lambda: page.input_value("#try-text"), timeout_s=PATIENCE_S, what="the example")
     page.click("#try-form button.main")
     page.wait_for_selector("#try-plan:not([hidden])")
     page.click("#what-sweep")
-    page.wait_for_function("document.querySelectorAll('#what-chart canvas').length", timeout=60_000)
+    page.wait_for_selector("#what-chart canvas")
     page.screenshot(path=folder / "ops-page-plan-light.png")
     page = opened(browser, service, "models", "dark")
     page.wait_for_selector("#surrogates tbody tr button")

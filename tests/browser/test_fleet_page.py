@@ -1,6 +1,7 @@
 import json
 import re
 
+from tests.browser.chromium import PATIENCE_S
 from tests.browser.fleets import skewed_workload
 from tests.support.waiting import wait_until
 
@@ -28,7 +29,7 @@ def test_another_fleet_is_shown_when_it_is_chosen(service, open_page):
     page.select_option("#fleet-choice", "qwen-2.5-7b-instruct on h100-64gb")
     wait_until(
         lambda: "Adapters 60" in text_of(page, "#fleet-plan [data-part=tiles]"),
-        timeout_s=10,
+        timeout_s=PATIENCE_S,
         what="the other fleet",
     )
     page.reload()
@@ -114,7 +115,7 @@ def test_a_workload_file_is_planned_and_put_in_force_when_it_is_confirmed(servic
     before = service.client.get("/workload", params={"base_model": workload["base_model"]}).json()
     page, _ = open_page(service, "plan")
     page.set_input_files("#try-file", str(path))
-    wait_until(lambda: page.input_value("#try-text"), timeout_s=5, what="the file in the box")
+    wait_until(lambda: page.input_value("#try-text"), timeout_s=PATIENCE_S, what="the file in the box")
     page.click("#try-form button.main")
     page.click("#try-put:not([disabled])")
     page.click("#confirm-no")
@@ -124,7 +125,7 @@ def test_a_workload_file_is_planned_and_put_in_force_when_it_is_confirmed(servic
     page.wait_for_selector("#fleet:not([hidden])")
     wait_until(
         lambda: "Adapters 40" in text_of(page, "#fleet-plan [data-part=tiles]"),
-        timeout_s=10,
+        timeout_s=PATIENCE_S,
         what="the new fleet",
     )
     service.client.put("/workload", json=before).raise_for_status()
@@ -136,29 +137,55 @@ def test_what_is_refused_is_told_with_the_field(empty_service, open_page):
     page.click("#try-form button.main")
     assert "This is no JSON" in text_of(page, "#try-error")
     page.click("#try-example")
-    wait_until(lambda: "adapter-191" in page.input_value("#try-text"), timeout_s=5, what="the example")
+    wait_until(
+        lambda: "adapter-191" in page.input_value("#try-text"), timeout_s=PATIENCE_S, what="the example"
+    )
     page.fill("#try-text", page.input_value("#try-text").replace('"rank": 8', '"rank": 0', 1))
     page.click("#try-form button.main")
     wait_until(
-        lambda: "adapters[0].rank" in text_of(page, "#try-error"), timeout_s=5, what="the field's name"
+        lambda: "adapters[0].rank" in text_of(page, "#try-error"),
+        timeout_s=PATIENCE_S,
+        what="the field's name",
     )
     witness.expect("status of 422")
 
 
-def test_sliders_ask_for_another_plan(service, open_page):
+def test_sliders_ask_what_a_change_would_come_to(service, open_page):
     page, _ = open_page(service, "plan")
-    page.locator("#what-sliders input[name=rate_rps]").focus()
+    page.locator("#what-sliders input[name=rates]").focus()
     for _ in range(8):
         page.keyboard.press("ArrowRight")
-    wait_until(lambda: "GPUs" in text_of(page, "#what-answer"), timeout_s=20, what="an answer")
-    assert text_of(page, "#what-rate_rps-out") == "\u00d7 2"
-    wait_until(lambda: "+" in text_of(page, "#what-answer"), timeout_s=20, what="more GPUs")
+    assert text_of(page, "#what-rates-out") == "\u00d7 2"
+    wait_until(lambda: "+" in text_of(page, "#what-answer"), timeout_s=PATIENCE_S, what="more GPUs")
+    assert re.search(r"Moves \d+", text_of(page, "#what-answer"))
+    page.click("#what-form button[type=reset]")
+    wait_until(lambda: not text_of(page, "#what-answer"), timeout_s=PATIENCE_S, what="the answer's end")
+    assert text_of(page, "#what-rates-out") == "\u00d7 1"
+
+
+def test_a_plan_that_was_tried_is_a_base_for_what_if_and_its_replay_is_followed(empty_service, open_page):
+    page, _ = open_page(empty_service, "plan")
+    page.click("#try-example")
+    wait_until(lambda: page.input_value("#try-text"), timeout_s=PATIENCE_S, what="the example")
+    page.click("#try-form button.main")
+    page.wait_for_selector("#try-plan:not([hidden])")
+    assert page.input_value("#what-from") == "tried"
+    page.locator("#what-sliders input[name=adapters]").focus()
+    page.keyboard.press("End")
+    wait_until(lambda: "GPUs" in text_of(page, "#what-answer"), timeout_s=PATIENCE_S, what="an answer")
+    page.click("#what-sweep")
+    page.wait_for_selector("#what-chart canvas")
+    wait_until(
+        lambda: re.search("In the twin (verified|starved)", text_of(page, "#try-plan [data-part=tiles]")),
+        timeout_s=PATIENCE_S,
+        what="the twin's verdict",
+    )
 
 
 def test_plans_are_compared_by_moves_and_restarts(service, open_page):
     page, _ = open_page(service, "plan")
     page.select_option("#fleet-choice", "qwen-2.5-7b-instruct on h100-64gb")
-    wait_until(lambda: "qwen" in text_of(page, "#what-base"), timeout_s=10, what="the smaller fleet")
+    wait_until(lambda: "qwen" in text_of(page, "#what-base"), timeout_s=PATIENCE_S, what="the smaller fleet")
     page.click("#try-current")
     page.fill("#try-risk", "0.01")
     page.click("#try-form button.main")
@@ -167,12 +194,14 @@ def test_plans_are_compared_by_moves_and_restarts(service, open_page):
     page.click("#compare-form button.main")
     assert re.search(r"\d+ moves?, \d+ restarts?", text_of(page, "#compare-answer"))
     page.click("#compare-near")
-    wait_until(lambda: page.locator("#compare-to option").count() == 3, timeout_s=10, what="the nearest plan")
+    wait_until(
+        lambda: "nearest to" in page.inner_text("#compare-to"), timeout_s=PATIENCE_S, what="the nearest plan"
+    )
 
 
 def test_jobs_are_listed_and_one_is_shown(service, open_page):
     service.client.post("/place", json=skewed_workload(3)).raise_for_status()
-    wait_until(lambda: service.client.get("/jobs").json()["jobs"], timeout_s=20, what="a job")
+    wait_until(lambda: service.client.get("/jobs").json()["jobs"], timeout_s=PATIENCE_S, what="a job")
     page, _ = open_page(service, "jobs")
     page.click("#jobs-table tbody tr:first-child button")
     page.wait_for_selector("#job-detail:not([hidden])")

@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.browser.conftest import WAIT_MS
-
 axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 VIEWS = ("fleet", "workload", "plan", "compare", "models", "jobs", "hosts")
 COLOURS = "() => { const of = getComputedStyle(document.body); return [of.color, of.backgroundColor]; }"
@@ -40,7 +38,7 @@ def test_the_first_tab_leads_past_the_navigation(service, open_page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.id === 'main'", timeout=WAIT_MS)
+    assert page.evaluate("document.activeElement.id") == "main"
 
 
 def test_light_and_dark_follow_the_reader(service, open_page):

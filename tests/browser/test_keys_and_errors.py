@@ -2,6 +2,7 @@ import pytest
 
 from service.services.keys import make_key
 from service.storage.keys import KeyFile
+from tests.browser.chromium import PATIENCE_S
 from tests.browser.conftest import running_service
 from tests.browser.fleets import skewed_workload
 from tests.support.waiting import wait_until
@@ -34,10 +35,12 @@ def test_a_key_is_asked_for_a_wrong_one_refused_and_a_right_one_opens(locked, op
     page, witness = open_page(locked)
     page.wait_for_selector("#key-dialog[open]")
     give_key(page, "lm_000000000000_wrong")
-    wait_until(lambda: "valid API key" in page.inner_text("#key-error"), timeout_s=5, what="the refusal")
+    wait_until(
+        lambda: "valid API key" in page.inner_text("#key-error"), timeout_s=PATIENCE_S, what="the refusal"
+    )
     give_key(page, locked.secrets["place"])
     page.wait_for_selector("#key-dialog", state="hidden")
-    wait_until(lambda: "30" in page.inner_text("#fleet-plan"), timeout_s=10, what="the fleet")
+    wait_until(lambda: "30" in page.inner_text("#fleet-plan"), timeout_s=PATIENCE_S, what="the fleet")
     witness.expect("status of 401")
     assert page.evaluate("localStorage.length") == 0
     page.reload()
@@ -65,7 +68,9 @@ def test_an_act_beyond_the_scope_of_a_key_is_refused_aloud(locked, open_page):
     page.click("#try-put:not([disabled])")
     page.click("#confirm-yes")
     wait_until(
-        lambda: "lacks the scope ops" in page.inner_text("#try-error"), timeout_s=5, what="the refusal"
+        lambda: "lacks the scope ops" in page.inner_text("#try-error"),
+        timeout_s=PATIENCE_S,
+        what="the refusal",
     )
     witness.expect("status of 401")
     witness.expect("status of 403")
@@ -80,5 +85,7 @@ def test_a_call_that_fails_is_told_and_the_page_recovers(service, open_page):
     page.unroute("**/workloads")
     page.click("#notices button")
     assert page.inner_text("#notices") == ""
-    wait_until(lambda: "60" in page.inner_text("#fleet-plan"), timeout_s=20, what="the fleet's return")
+    wait_until(
+        lambda: "60" in page.inner_text("#fleet-plan"), timeout_s=PATIENCE_S, what="the fleet's return"
+    )
     witness.expect("net::ERR_FAILED")
