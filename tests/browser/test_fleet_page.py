@@ -197,12 +197,3 @@ def test_plans_are_compared_by_moves_and_restarts(service, open_page):
     wait_until(
         lambda: "nearest to" in page.inner_text("#compare-to"), timeout_s=PATIENCE_S, what="the nearest plan"
     )
-
-
-def test_jobs_are_listed_and_one_is_shown(service, open_page):
-    service.client.post("/place", json=skewed_workload(3)).raise_for_status()
-    wait_until(lambda: service.client.get("/jobs").json()["jobs"], timeout_s=PATIENCE_S, what="a job")
-    page, _ = open_page(service, "jobs")
-    page.click("#jobs-table tbody tr:first-child button")
-    page.wait_for_selector("#job-detail:not([hidden])")
-    assert "Kind verify" in text_of(page, "#job-detail")

@@ -15,7 +15,10 @@ const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "")
 /** @returns {{open: () => Promise<void>}} what the page calls when this view is opened */
 export function setUpHostsView() {
   const open = async () => {
-    await showOf(byId("workers"), "workers", ({ workers }) => showWorkers(workers));
+    await showOf(byId("workers"), "workers", ({ workers, queues }) => {
+      showWorkers(workers);
+      showQueues(queues);
+    });
     await showOf(byId("agents"), "agents", ({ agents }) => showAgents(agents, forget));
     await showOf(byId("drift"), "drift", ({ calibrations }) => showDrift(calibrations));
   };
@@ -40,10 +43,26 @@ function showWorkers(workers) {
       { title: "Host", value: (one) => one.hostname },
       { title: "Queues", value: (one) => (one.queues ?? []).join(", ") },
       { title: "Job", value: (one) => one.job_id ?? "" },
+      { title: "Finished", value: (one) => one.num_finished, num: true },
+      { title: "Failed", value: (one) => one.num_failed, num: true },
       { title: "Heard of", value: (one) => one.heartbeat_at, show: (one) => moment(one.heartbeat_at) },
     ],
   });
   table.show(workers);
+}
+
+/** @param {any[]} queues */
+function showQueues(queues) {
+  const table = new DataTable(byId("queues"), {
+    caption: "Queues of jobs",
+    columns: [
+      { title: "Queue", value: (/** @type {any} */ one) => one.queue },
+      { title: "Waiting", value: (one) => one.num_waiting, num: true },
+      { title: "Running", value: (one) => one.num_running, num: true },
+      { title: "Failed", value: (one) => one.num_failed, num: true },
+    ],
+  });
+  table.show(queues);
 }
 
 /** @param {any[]} agents @param {(id: string) => void} forget */

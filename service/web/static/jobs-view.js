@@ -9,9 +9,10 @@ import { follow } from "./sse.js";
 import { DataTable } from "./table.js";
 
 /** @typedef {{job_id: string, kind: string, state: string, request_id: string|null, created_at: string|null,
- *   started_at: string|null, ended_at: string|null, report: any, error: string|null}} Job */
+ *   started_at: string|null, ended_at: string|null, report: any, error: string|null, stage: string|null,
+ *   progress: number|null, detail: string|null, stages: import("./progress.js").Stage[]}} Job */
 
-const STATES = { finished: "good", published: "good", failed: "bad", rejected: "bad", started: "warn", cancelled: "bad" };
+const STATES = { finished: "good", failed: "bad", started: "warn", cancelled: "bad" };
 const RUNNING = ["queued", "started"];
 const NUM_ASKED = 200;
 
@@ -40,8 +41,7 @@ export function setUpJobsView() {
   });
   const open = () =>
     attempt(told, async () => {
-      const { jobs } = await get("jobs", { limit: NUM_ASKED, state: state.value });
-      table.show(state.value ? jobs.filter((/** @type {Job} */ job) => job.state === state.value) : jobs);
+      table.show((await get("jobs", { limit: NUM_ASKED, state: state.value })).jobs);
     });
   /** @param {string} id */
   const choose = async (id) => {
@@ -68,10 +68,10 @@ export function setUpJobsView() {
   return { open };
 }
 
-/** @param {any} told what a stream tells of a job @returns {boolean} whether more is to come */
+/** @param {Job} told how a job stands @returns {boolean} whether more is to come */
 function showProgress(told) {
   byId("job-progress").replaceChildren(...progressOf(told));
-  return RUNNING.includes(told?.state ?? "started");
+  return RUNNING.includes(told.state);
 }
 
 /** @param {Job} job @param {(job: Job, what: "cancel"|"retry") => void} act */

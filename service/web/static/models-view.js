@@ -5,6 +5,7 @@ import { post } from "./api.js";
 import { attempt, confirmed, showOf } from "./dialogs.js";
 import { announce, byId, el, factList, tag } from "./dom.js";
 import { figure, moment, number } from "./format.js";
+import { setUpRecalibrate } from "./recalibrate.js";
 import { DataTable } from "./table.js";
 
 /** @typedef {{surrogate_version: string, calibration_id: string, calibration_version: string, active: boolean,
@@ -25,7 +26,12 @@ export function setUpModelsView(onChange) {
   /** @type {Surrogate[]} */
   let listed = [];
   const told = byId("models-error");
+  const recalibrate = setUpRecalibrate(() => list().then(onChange));
   const open = async () => {
+    await list();
+    await recalibrate.open([...new Set(listed.map((one) => one.calibration_id))]);
+  };
+  const list = async () => {
     await showOf(byId("calibrations"), "calibrations", ({ calibrations }) => showCalibrations(calibrations));
     await showOf(byId("surrogates"), "surrogates", ({ surrogates }) => {
       listed = surrogates;
@@ -43,7 +49,7 @@ export function setUpModelsView(onChange) {
       if (!(await confirmed(what === "activate" ? "Put this surrogate in force?" : "Roll back?", text, what === "activate" ? "Activate" : "Roll back"))) return;
       const now = what === "activate" ? await post(`surrogates/${one.surrogate_version}/activate`) : await post("surrogates/roll-back", { calibration_id: one.calibration_id });
       announce(`${now.surrogate_version} is in force`);
-      await open();
+      await list();
       onChange();
     });
   return { open };

@@ -1,16 +1,26 @@
 /** How far a job is, as elements. */
 
 import { bar, el } from "./dom.js";
-import { percent } from "./format.js";
+import { number, percent } from "./format.js";
+
+/** @typedef {{stage: string, started_at_s: number, ended_at_s: number|null, progress: number, detail: string}} Stage */
 
 /**
- * @param {any} told a job, or what a stream tells of it: `progress` is a share, `stage` and `reason` are words
- * @returns {Node[]} none where nothing is known
+ * @param {{stage?: string|null, progress?: number|null, detail?: string|null, stages?: Stage[]}} job
+ * @returns {Node[]} none where the job has no stages
  */
-export function progressOf(told) {
-  const share = typeof told?.progress === "number" ? told.progress : told?.progress?.share;
-  const words = [told?.stage ?? told?.progress?.stage, told?.reason ?? told?.message].filter(Boolean).join(": ");
-  if (typeof share !== "number" && !words) return [];
-  const label = [words, typeof share === "number" ? percent(share, 0) : ""].filter(Boolean).join(", ");
-  return [el("label", { class: "room" }, label, typeof share === "number" ? bar(share) : null)];
+export function progressOf({ stage, progress, detail, stages = [] }) {
+  if (!stage) return [];
+  const share = typeof progress === "number" ? progress : null;
+  const label = [stage, share === null ? "" : percent(share, 0), detail].filter(Boolean).join(", ");
+  return [el("label", { class: "room" }, label, share === null ? null : bar(share)), stages.length ? stageTable(stages) : ""].filter((part) => part instanceof Node);
+}
+
+/** @param {Stage[]} stages those entered, the present one last */
+function stageTable(stages) {
+  const head = ["Stage", "Took", "What it did"].map((title, at) => el("th", { scope: "col", class: at === 1 ? "num" : null }, title));
+  const rows = stages.map(({ stage, started_at_s, ended_at_s, detail }) =>
+    el("tr", {}, el("th", { scope: "row" }, stage), el("td", { class: "num" }, ended_at_s === null ? "under way" : `${number(ended_at_s - started_at_s, 1)} s`), el("td", { class: "wrap" }, detail)),
+  );
+  return el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
 }

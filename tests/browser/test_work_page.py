@@ -1,0 +1,80 @@
+"""Jobs, workers, calibrations and surrogates."""
+
+from tests.browser.chromium import PATIENCE_S
+from tests.browser.fleets import skewed_workload
+from tests.support.waiting import wait_until
+from tests.support.workload_documents import LLAMA_CALIBRATION, adapter_document, workload_document
+
+LONG_RUN = {
+    "workload": workload_document(adapters=[adapter_document(n, rate_rps=0.5) for n in range(12)]),
+    "max_loras": 8,
+    "horizon_s": 604_800.0,
+}
+
+
+def text_of(page, selector):
+    return " ".join(page.inner_text(selector).split())
+
+
+def test_jobs_are_listed_by_state_and_one_is_shown(service, open_page):
+    service.client.post("/place", json=skewed_workload(3)).raise_for_status()
+    wait_until(
+        lambda: service.client.get("/jobs", params={"state": "finished"}).json()["jobs"],
+        timeout_s=PATIENCE_S,
+        what="a finished job",
+    )
+    page, _ = open_page(service, "jobs")
+    page.select_option("#jobs-state", "finished")
+    page.click("#jobs-table tbody tr:first-child button")
+    page.wait_for_selector("#job-detail:not([hidden])")
+    assert "Kind verify" in text_of(page, "#job-detail")
+    page.select_option("#jobs-state", "cancelled")
+    wait_until(
+        lambda: "No job" in page.inner_text("#jobs-table"), timeout_s=PATIENCE_S, what="the shorter list"
+    )
+
+
+def test_a_job_that_runs_is_cancelled_when_it_is_confirmed_and_its_end_shows(empty_service, open_page):
+    job_id = empty_service.client.post("/simulate", json=LONG_RUN).json()["job_id"]
+    page, _ = open_page(empty_service, "jobs")
+    page.click(f"#jobs-table tbody button:has-text('{job_id}')")
+    page.click("#job-detail button:has-text('Cancel')")
+    page.click("#confirm-yes")
+    wait_until(
+        lambda: "cancelled" in text_of(page, "#job-detail"), timeout_s=PATIENCE_S, what="the job's end"
+    )
+    assert empty_service.client.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+
+
+def test_versions_are_listed_with_their_figures_and_what_cannot_be_rolled_back_is_told(service, open_page):
+    page, witness = open_page(service, "models")
+    page.click(f"#surrogates tbody tr:has-text('{LLAMA_CALIBRATION}') td:first-child button")
+    told = text_of(page, "#model-detail")
+    assert "tree (serves)" in told
+    assert "Data set" in told
+    page.click(f"#surrogates tbody tr:has-text('{LLAMA_CALIBRATION}') button:has-text('Roll back')")
+    page.click("#confirm-yes")
+    wait_until(lambda: page.inner_text("#models-error"), timeout_s=PATIENCE_S, what="the refusal")
+    witness.expect("status of 409")
+
+
+def test_a_recalibration_of_what_has_no_name_is_refused_by_field(service, open_page):
+    page, witness = open_page(service, "models")
+    wait_until(
+        lambda: page.input_value("#recalibrate-target"), timeout_s=PATIENCE_S, what="the calibration's name"
+    )
+    page.fill("#recalibrate-target", "h100-64gb/ /vllm-0.8.5")
+    page.click("#recalibrate-form button[type=submit]")
+    page.click("#confirm-yes")
+    wait_until(
+        lambda: "base_model" in page.inner_text("#recalibrate-error"), timeout_s=PATIENCE_S, what="the field"
+    )
+    witness.expect("status of 422")
+
+
+def test_workers_and_queues_are_listed(service, open_page):
+    page, _ = open_page(service, "hosts")
+    wait_until(
+        lambda: page.locator("#workers tbody tr td").count() > 1, timeout_s=PATIENCE_S, what="a worker"
+    )
+    assert "twin" in text_of(page, "#queues")
