@@ -31,6 +31,7 @@ export function figure(value) {
 /** @param {string|null|undefined} iso */
 export function moment(iso) {
   if (!iso) return NONE;
+  if (!iso.includes("T")) return iso; // a day
   const at = new Date(iso);
   const today = at.toDateString() === new Date().toDateString();
   return today ? at.toLocaleTimeString("en-GB") : at.toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" });
