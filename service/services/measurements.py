@@ -65,6 +65,7 @@ class MeasurementSets:
 
     def __init__(self, files: FileExchange) -> None:
         self._files = files
+        self._read: dict[str, MeasurementSet] = {}
 
     def add(self, tables: Mapping[str, bytes]) -> MeasurementSet:
         """Keep a set; the same tables given twice are one set.
@@ -107,10 +108,13 @@ class MeasurementSets:
         """
         if not _ID.fullmatch(set_id):
             raise NotFoundError("names no measurement set", field="measurement_set")
-        try:
-            return _described(set_id, self._files.fetch(f"measurements/{set_id}"))
-        except NotFoundError:
-            raise NotFoundError("names no measurement set", field="measurement_set") from None
+        if set_id not in self._read:  # an id tells the content
+            try:
+                directory = self._files.fetch(f"measurements/{set_id}")
+            except NotFoundError:
+                raise NotFoundError("names no measurement set", field="measurement_set") from None
+            self._read[set_id] = _described(set_id, directory)
+        return self._read[set_id]
 
     def ids(self) -> tuple[str, ...]:
         """Return the ids of all sets, sorted."""

@@ -200,6 +200,8 @@ class RecalibrationService:
         changed = self._store.update(job_id, revived)
         if changed is None:
             raise ConflictError(f"{job_id} is {current.stage}: only what failed or was cancelled is retried")
+        if changed.wave is not None:
+            Wave(self._client, job_id, changed.wave).expire(None)
         self.advance(job_id)
         return self._store.get(job_id)
 
@@ -395,8 +397,10 @@ class RecalibrationService:
         for step in steps:
             self._steps.stop(step.step_id)
         if ended.wave is not None:
-            for index in Wave(self._client, ended.job_id, ended.wave).open_batches():
+            wave = Wave(self._client, ended.job_id, ended.wave)
+            for index in wave.open_batches():
                 self._steps.stop(self._batch(ended, index).step_id)
+            wave.expire(self._settings.result_ttl_s)  # until then it may be tried again
 
     def _forget_simulations(self, ended: Recalibration) -> None:
         if ended.wave is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,6 +33,15 @@ def forget_old_datasets(files: FileExchange, settings: Settings, *, keep: str) -
     removed = [name for name in old if name != keep]
     for name in removed:
         files.forget(name)
+    _forget_left_parts(settings)
     if removed:
         log.info("datasets_forgotten", names=removed)
     return removed
+
+
+def _forget_left_parts(settings: Settings) -> None:
+    """Remove the parts of recalibrations that were given up longer ago than they may be tried again."""
+    oldest_s = time.time() - settings.result_ttl_s
+    for path in (settings.data_dir / "datasets" / ".parts").glob("*"):
+        if path.stat().st_mtime < oldest_s:
+            shutil.rmtree(path, ignore_errors=True)

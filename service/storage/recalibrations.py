@@ -44,6 +44,16 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 ENDED: frozenset[Stage] = frozenset({"published", "rejected", "failed", "cancelled"})
 PREFIX = "recalibrate-"
 
+ADD = """
+local known = redis.call('HGET', KEYS[2], ARGV[3])
+if known and redis.call('HEXISTS', KEYS[1], known) == 1 then return known end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+return ARGV[1]
+"""
+"""Keep a document unless its target has a job under way, whose id is returned."""
+
 SWAP = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
@@ -166,21 +176,12 @@ class RecalibrationStore:
 
     def add(self, new: Recalibration) -> Recalibration:
         """Keep a new one, unless its target has one under way, which is returned instead."""
-        calibration_id = new.target.calibration_id
+        keys, target = (RECALIBRATIONS, ACTIVE, ORDER), new.target.calibration_id
+        values = (new.job_id, _encoded(new), target, new.requested_at_s)
         with store_call():
-            taken = self._client.hsetnx(ACTIVE, calibration_id, new.job_id)
-            if not taken:
-                known: bytes | None = self._client.hget(ACTIVE, calibration_id)  # type: ignore[assignment]
-                found = None if known is None else self._find(known.decode())
-                if found is not None and not found.has_ended:
-                    return found
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.hset(RECALIBRATIONS, new.job_id, _encoded(new))
-            pipeline.hset(ACTIVE, calibration_id, new.job_id)
-            pipeline.zadd(ORDER, {new.job_id: new.requested_at_s})
-            pipeline.execute()
+            job_id: bytes = self._client.eval(ADD, 3, *keys, *values)  # type: ignore[assignment]
             self._forget_old()
-        return new
+        return new if job_id.decode() == new.job_id else self.get(job_id.decode())
 
     def _forget_old(self) -> None:
         old: Sequence[bytes] = self._client.zrange(ORDER, 0, -KEPT - 1)  # type: ignore[assignment]

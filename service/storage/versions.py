@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import structlog
 
 from models.artifact import MANIFEST, load, read_manifest, shipped_directory
 from models.errors import ModelsError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from models.artifact import Manifest
     from service.storage.files import FileExchange
     from twin.domain import Calibration
+
+log = structlog.get_logger()
 
 CALIBRATION = "calibration.json"
 LINEAGE = "lineage.json"
@@ -77,6 +80,7 @@ class VersionStore:
     def __init__(self, files: FileExchange) -> None:
         self._files = files
         self._listed: dict[str, Version] = {}
+        self._unreadable: set[str] = set()
 
     def publish(self, directory: Path, calibration: Calibration, lineage: Lineage) -> Version:
         """Publish the surrogate in a directory; it is checked first, and appears whole or not at all.
@@ -157,10 +161,15 @@ class VersionStore:
         for name in self._files.names("surrogates"):
             try:
                 published.append(self._read(name, self._files.fetch(name)))
-            except (NotFoundError, VersionRefusedError):
-                continue
+            except (NotFoundError, VersionRefusedError) as error:
+                self._tell_once(name, error)
         published.sort(key=lambda version: version.lineage.created_at or "")
         return (*(version for version in shipped if version is not None), *published)
+
+    def _tell_once(self, name: str, error: Exception) -> None:
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            log.warning("version_unreadable", name=name, reason=str(error))
 
     def _read(self, name: str, directory: Path) -> Version:
         if name not in self._listed:  # a name tells the content

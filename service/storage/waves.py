@@ -148,6 +148,15 @@ class Wave:
             with store_call():
                 self._client.hdel(self._parts, *map(str, indices))
 
+    def expire(self, after_s: int | None) -> None:
+        """Forget all of it after a while, unless somebody says None before."""
+        with store_call():
+            for key in (self._state, self._open, self._done, self._parts, self._rows):
+                if after_s is None:
+                    self._client.persist(key)
+                else:
+                    self._client.expire(key, after_s)
+
     def close(self) -> None:
         """Forget all of it; a batch that still runs is not counted."""
         with store_call():

@@ -206,8 +206,11 @@ def test_a_cancelled_job_leaves_no_step_behind_and_may_be_taken_up_again(
     assert not service.is_wanted(job.job_id, 0)
     with pytest.raises(ConflictError):
         service.cancel(job.job_id)
+    state = f"loadmaster:{{wave:{job.job_id}:0}}:state"
+    assert redis_client.ttl(state) > 0
     again = service.retry(job.job_id)
     assert (again.stage, again.generation) == ("simulating", 1)
+    assert redis_client.ttl(state) == -1
     assert [name for name in waiting(redis_client, settings, TWIN_QUEUE) if job.job_id[12:] in name]
     with pytest.raises(ConflictError):
         service.retry(job.job_id)
