@@ -30,6 +30,7 @@ from service.schemas import (
     WorkloadSchema,
 )
 from service.schemas_fleet import InForceListSchema
+from service.schemas_recalibration import MeasurementSetSchema, WorkerListSchema
 from service.schemas_versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
 from service.schemas_what_if import WhatIfSchema
 
@@ -302,6 +303,31 @@ class Client:
     def roll_back(self, calibration_id: str) -> SurrogateSchema:
         """Put in force what was so before, and return it; not tried again, for it would go back further."""
         return self.send(roll_back_call(calibration_id))
+
+    def add_measurement_set(self, tables: Mapping[str, str]) -> MeasurementSetSchema:
+        """Keep measured tables (CSV text by file name) and return their id."""
+        content = orjson.dumps({"tables": dict(tables)})
+        path, answer = "/measurement-sets", MeasurementSetSchema
+        return self.send(Call(method="POST", path=path, answer=answer, content=content))
+
+    def recalibrate(self, request: Any) -> JobSchema:
+        """Begin a recalibration, or join the one of its target; returns the job."""
+        path, content = "/recalibrate", _body(request)
+        return self.send(Call(method="POST", path=path, answer=JobSchema, content=content))
+
+    def cancel(self, job_id: str) -> JobSchema:
+        """End a job; not tried again, for what has ended cannot be."""
+        path = f"/jobs/{job_id}/cancel"
+        return self.send(Call(method="POST", path=path, answer=JobSchema, idempotent=False))
+
+    def retry(self, job_id: str) -> JobSchema:
+        """Try a job again that failed or was cancelled; sent once."""
+        path = f"/jobs/{job_id}/retry"
+        return self.send(Call(method="POST", path=path, answer=JobSchema, idempotent=False))
+
+    def workers(self) -> WorkerListSchema:
+        """Return workers and queues."""
+        return self.send(Call(method="GET", path="/workers", answer=WorkerListSchema))
 
     def health(self) -> HealthSchema:
         """Return whether the service is ready, once it is."""
