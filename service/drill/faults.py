@@ -160,14 +160,15 @@ def _is_finished(answer: httpx.Response) -> bool:
 def _await(condition: Callable[[], bool], what: str) -> None:
     """Wait until something is so; a service that does not answer meanwhile is asked again."""
     ends_s = time.monotonic() + RECOVERY_DEADLINE_S
-    while not _holds(condition):
+    while not holds(condition):
         if time.monotonic() > ends_s:
             raise UsageError(f"{what} did not come within {RECOVERY_DEADLINE_S:g} s")
         time.sleep(POLL_S)
 
 
-def _holds(condition: Callable[[], bool]) -> bool:
+def holds(condition: Callable[[], Any]) -> Any:
+    """Return what a condition says, False where the service does not answer it."""
     try:
         return condition()
-    except (httpx.TransportError, KeyError):  # broken off, or a problem in place of the answer
+    except (httpx.HTTPError, KeyError):  # broken off, or a problem in place of the answer
         return False

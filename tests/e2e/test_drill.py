@@ -1,8 +1,11 @@
 """The drills of `loadmaster drill`, shortened."""
 
+import pytest
+
 from service.drill.faults import fault_drill
 from service.drill.hostile import hostile_drill
 from service.drill.hostile_requests import KINDS
+from service.drill.recalibration import recalibration_drill
 
 
 def test_hostile_requests_are_answered_without_a_500_and_leave_no_trace():
@@ -19,3 +22,11 @@ def test_under_every_fault_no_answer_is_wrong_and_no_acknowledged_write_is_lost(
     assert (found["lost_writes"], found["lost_jobs"]) == (0, 0)
     assert found["writes_acknowledged"] > 0
     assert found["jobs_acknowledged"] > 0
+
+
+@pytest.mark.timeout(1800)
+def test_under_every_fault_a_recalibration_is_published_and_each_row_is_counted_once():
+    found = recalibration_drill(num_rows=640, fast=True)
+    assert (found["stage"], found["error"], found["is_in_force"]) == ("published", None, True)
+    assert (found["rows_lost"], found["rows_counted_twice"]) == (0, 0)
+    assert len(found["faults"]) == 7

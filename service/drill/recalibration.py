@@ -1,0 +1,226 @@
+"""A recalibration under faults of workers, trainer, store, disk and service: it completes, counted once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import redis
+from rq.serializers import JSONSerializer
+
+from models.dataset import read_parquet
+from service.drill.faults import CALL_TIMEOUT_S, holds
+from service.drill.measurements import twin_tables
+from service.errors import UsageError
+from service.settings import Settings
+from service.storage.embedded import store_url
+from service.storage.jobs import TWIN_QUEUE, job_queue
+from service.trial import temporary_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from service.trial import TrialService
+
+LAX = {"gate_slack": "20", "rows_a_batch": "16", "worker_nice": "0", "worker_concurrency": "2"}
+"""A small data set teaches less than the shipped one; what is tried here is that it arrives."""
+
+FAST = {"job_heartbeat_s": "4", "maintenance_interval_s": "1", "refresh_interval_s": "1"}
+DEADLINE_S = 900.0
+POLL_S = 0.1
+TINY_FILE_BYTES = 512
+MODEL = "llama-3.1-8b-instruct"
+
+
+class Drill:
+    """One recalibration on one service."""
+
+    def __init__(self, service: TrialService, num_rows: int) -> None:
+        self.service = service
+        self.num_rows = num_rows
+        self.job_id = ""
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Return the JSON of an answer."""
+        with httpx.Client(base_url=self.service.url, timeout=CALL_TIMEOUT_S) as client:
+            return client.request(method, path, **options).raise_for_status().json()
+
+    def begin(self, tables: Mapping[str, bytes]) -> None:
+        """Upload measurements and ask for a recalibration."""
+        texts = {name: content.decode() for name, content in tables.items()}
+        known = self.call("POST", "/measurement-sets", json={"tables": texts})
+        asked = {
+            "base_model": MODEL,
+            "gpu_type": "h100-64gb",
+            "measurement_set": known["measurement_set"],
+            "num_rows": self.num_rows,
+        }
+        self.job_id = self.call("POST", "/recalibrate", json=asked)["job_id"]
+
+    def job(self) -> Any:
+        """Return how the recalibration stands."""
+        return self.call("GET", f"/jobs/{self.job_id}")
+
+    def working(self, queue: str, name: str = "step-") -> Any:
+        """Return a worker of a queue that has a step in hand; an empty mapping where none has."""
+        for worker in self.call("GET", "/workers")["workers"]:
+            if queue in worker["queues"] and name in (worker["job_id"] or ""):
+                return worker
+        return {}
+
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+        """Return the first true value of a condition; a service that does not answer is asked again."""
+        ends_s = time.monotonic() + DEADLINE_S
+        while not (value := holds(condition)):
+            if time.monotonic() > ends_s:
+                raise UsageError(f"{what} did not come within {DEADLINE_S:g} s")
+            time.sleep(POLL_S)
+        return value
+
+    def has_ended(self) -> bool:
+        """Whether the recalibration is over."""
+        return self.job()["state"] in {"finished", "failed", "cancelled"}
+
+    def wait_for_stage(self, *stages: str) -> None:
+        """Wait until the recalibration is in one of some stages, or past them."""
+        order = ("requested", "measuring", "fitting", "simulating", "training", "validating")
+        first = order.index(stages[0])
+        later = {*order[first:], "published", "rejected", "failed"}
+        self.wait(lambda: self.job()["stage"] in later, f"the stage {stages[0]}")
+
+
+def kill_worker_of(queue: str, step: str) -> Callable[[Drill], None]:
+    """Return a fault: a worker is killed with a step in hand; the step has to be finished by another."""
+
+    def fault(drill: Drill) -> None:
+        worker = drill.wait(lambda: drill.working(queue, step) or drill.has_ended(), f"a {step} in hand")
+        if worker is True:
+            raise UsageError("the recalibration ended before this fault: ask for more rows", field=step)
+        os.kill(worker["pid"], signal.SIGKILL)
+        path = f"/jobs/{worker['job_id']}"
+        drill.wait(lambda: drill.call("GET", path)["state"] == "finished", f"the second run of a {step}")
+
+    return fault
+
+
+def kill_store(drill: Drill) -> None:
+    """Kill the store; what it acknowledged comes back from its append-only file."""
+    before = drill.job()
+    os.kill(drill.service.child_pid("store"), signal.SIGKILL)
+    drill.wait(lambda: _has_gone_on(before, drill.job()), "progress after the store's death")
+
+
+def _has_gone_on(before: Any, now: Any) -> bool:
+    return now["stage"] != before["stage"] or now["progress"] > before["progress"]
+
+
+def fill_disk(drill: Drill) -> None:
+    """Let the trainer write no file longer than a few bytes until a step of it has failed, then all again."""
+    trainer = drill.service.child_pid("trainer")
+    limits = resource.prlimit(trainer, resource.RLIMIT_FSIZE)
+    resource.prlimit(trainer, resource.RLIMIT_FSIZE, (TINY_FILE_BYTES, limits[1]))
+    before = num_failures(drill)
+    try:
+        drill.wait(lambda: num_failures(drill) > before, "a step that finds no room")
+    finally:
+        resource.prlimit(trainer, resource.RLIMIT_FSIZE, limits)
+    drill.wait_for_stage("training")
+
+
+def num_failures(drill: Drill) -> int:
+    """Return how often jobs of the trainer's failed."""
+    workers = drill.call("GET", "/workers")["workers"]
+    return sum(worker["num_failed"] for worker in workers if "train" in worker["queues"])
+
+
+def poison(drill: Drill) -> None:
+    """Queue a job that kills whatever runs it; it ends among the dead letters and the others go on."""
+    settings = Settings(data_dir=drill.service.data_dir)
+    with redis.Redis.from_url(store_url(settings.store_dir)) as client:
+        queue = job_queue(TWIN_QUEUE, client, settings)
+        from rq import Retry  # noqa: PLC0415 (beside its only use)
+
+        assert queue.serializer is JSONSerializer, "as every job of ours"
+        queue.enqueue_call(
+            "os.abort", job_id="poison", timeout=60, retry=Retry(max=1), meta={"kind": "poison"}
+        )
+    drill.wait(
+        lambda: any(job["job_id"] == "poison" for job in drill.call("GET", "/jobs?state=failed")["jobs"]),
+        "the poison among the dead letters",
+    )
+
+
+def kill_service(drill: Drill) -> None:
+    """Kill the whole service while it publishes; start it again on the same files."""
+    drill.wait_for_stage("validating")
+    drill.service.kill()
+    drill.service.launch()
+
+
+FAULTS: tuple[tuple[str, str, Callable[[Drill], None]], ...] = (
+    ("fitting", "the trainer is killed while it fits", kill_worker_of("train", "_fit_")),
+    ("simulating", "a worker is killed in a batch", kill_worker_of("twin", "_batch_")),
+    ("simulating", "the store is killed", kill_store),
+    ("simulating", "a poison job kills what runs it", poison),
+    ("simulating", "the trainer's disk is full", fill_disk),
+    ("training", "the trainer is killed while it trains", kill_worker_of("train", "_train_")),
+    ("validating", "the service is killed while it publishes", kill_service),
+)
+
+
+def recalibration_drill(num_rows: int, *, fast: bool = False) -> dict[str, Any]:
+    """Return what came of a recalibration under every fault; `passed` where all counted once was published.
+
+    Parameters
+    ----------
+    num_rows
+        Servers that it simulates.
+    fast
+        Notice dead workers in seconds, for tests; else with the settings of an installation.
+    """
+    started = time.monotonic()
+    with temporary_service(**LAX, **(FAST if fast else {})) as service:
+        drill = Drill(service, num_rows)
+        drill.begin(twin_tables())
+        faults = [_suffer(drill, *fault) for fault in FAULTS]
+        job = drill.wait(lambda: _ended(drill.job()), "the end of the recalibration")
+        is_active = _is_active(drill, job["surrogate_version"])
+        counted = _rows(drill)
+    return {
+        "faults": faults,
+        "stage": job["stage"],
+        "error": job["error"],
+        "rows_asked_for": num_rows,
+        "rows_in_dataset": len(counted),
+        "rows_lost": num_rows - len(set(counted)),
+        "rows_counted_twice": len(counted) - len(set(counted)),
+        "is_in_force": is_active,
+        "total_s": round(time.monotonic() - started, 1),
+        "passed": job["stage"] == "published" and is_active and sorted(counted) == list(range(num_rows)),
+    }
+
+
+def _suffer(drill: Drill, stage: str, name: str, fault: Callable[[Drill], None]) -> dict[str, Any]:
+    drill.wait_for_stage(stage)
+    seen = drill.job()["stage"]
+    started = time.monotonic()
+    fault(drill)
+    return {"fault": name, "stage": seen, "recovery_s": round(time.monotonic() - started, 2)}
+
+
+def _ended(job: Any) -> Any:
+    return job if job["stage"] in {"published", "rejected", "failed", "cancelled"} else None
+
+
+def _is_active(drill: Drill, version: str) -> bool:
+    rows = drill.wait(lambda: drill.call("GET", "/surrogates")["surrogates"], "the versions")
+    return any(row["surrogate_version"] == version and row["active"] for row in rows)
+
+
+def _rows(drill: Drill) -> list[int]:
+    (path,) = (drill.service.data_dir / "datasets").glob("*/*/*/*/dataset.parquet")
+    return [int(row) for row in read_parquet(path)["row"]]
