@@ -162,6 +162,8 @@ class BenchPart(StrEnum):
     PLACE = "place"
     MARGINS = "margins"
     HTTP = "http"
+    QUEUE = "queue"
+    WORKERS = "workers"
 
 
 def bench(
@@ -177,12 +179,23 @@ def bench(
     import orjson  # noqa: PLC0415
 
     if part is None:
-        parts = [each for each in BenchPart if each is not BenchPart.MARGINS]  # minutes, and no speed
+        minutes = {BenchPart.MARGINS, BenchPart.QUEUE, BenchPart.WORKERS}
+        parts = [each for each in BenchPart if each not in minutes]
         figures = {str(each): _measure(each, family, seed, url) for each in parts}
     else:
         figures = _measure(part, family, seed, url)
     options = 0 if json else orjson.OPT_INDENT_2
     sys.stdout.buffer.write(orjson.dumps(figures, option=options | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def _measure_workers(part: BenchPart) -> Any:
+    if part is BenchPart.WORKERS:
+        from service.bench_workers import bench_workers  # noqa: PLC0415
+
+        return bench_workers()
+    from service.bench_queue import bench_queue  # noqa: PLC0415
+
+    return bench_queue()
 
 
 def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
@@ -206,6 +219,8 @@ def _measure(part: BenchPart, family: str, seed: int, url: str | None) -> Any:
         from placer.bench import bench_margins  # noqa: PLC0415
 
         return bench_margins(seed)
+    if part in {BenchPart.QUEUE, BenchPart.WORKERS}:
+        return _measure_workers(part)
     from service.bench import bench_http  # noqa: PLC0415
 
     return bench_http(url)
