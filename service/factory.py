@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.errors import ConflictError
 from service.services.agents import AgentMeasuring, AgentService
 from service.services.catalog import load_catalog
 from service.services.clock import Clock
@@ -13,8 +15,9 @@ from service.services.fleet import FleetService
 from service.services.history import HistoryService
 from service.services.jobs import JobService
 from service.services.measurements import MeasurementSets
+from service.services.measuring import MeasuringTarget
 from service.services.placement import PlacementService
-from service.services.recalibration import RecalibrationService
+from service.services.recalibration import RecalibrationRequest, RecalibrationService
 from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
 from service.services.verification import VerificationService
@@ -100,12 +103,22 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         jobs=JobService(jobs, recalibrations),
         workers=WorkerStore(context.client, settings),
         agents=AgentService(agents, measurements, settings, clock),
-        drift=DriftService(agents, lambda: _calibrations(context), settings, clock),
+        drift=DriftService(
+            agents, lambda: _calibrations(context), settings, clock, lambda name: _begin(recalibrations, name)
+        ),
     )
 
 
 def _calibrations(context: ProcessContext) -> dict[str, Calibration]:
     return {name: target.calibration for name, target in context.catalog.targets.items()}
+
+
+def _begin(recalibrations: RecalibrationService, calibration_id: str) -> None:
+    """Begin a recalibration that drift calls for; one that is under way is enough."""
+    gpu_type, base_model, engine_version = calibration_id.split("/")
+    target = MeasuringTarget(base_model=base_model, gpu_type=gpu_type, engine_version=engine_version)
+    with suppress(ConflictError):
+        recalibrations.submit(RecalibrationRequest(target=target), actor="drift")
 
 
 def build_recalibrations(

@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     drift_limit: float = Field(
         default=0.25, gt=0, description="A live server further from the twin than this share: drifted."
     )
+    drift_recalibrates: bool = Field(
+        default=False, description="Whether drift begins a recalibration; else one is proposed."
+    )
 
     @property
     def threads_each(self) -> int:

@@ -22,7 +22,7 @@ from service.agent.errors import LaunchError
 from service.agent.vllm_metrics import read_exposition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.agent.plan import Launch
     from service.agent.settings import AgentSettings
@@ -32,6 +32,7 @@ KEEPER = Path(__file__).with_name("keeper.py")
 MARK = "LOADMASTER_STARTED_BY_AGENT_OF"
 """In the environment of all that an agent starts and of nothing else: it tells what a killed one left."""
 
+SESSION = "server.session"
 POLL_S = 0.25
 STOP_S = 30.0
 LOG_TAIL_BYTES = 60_000
@@ -261,10 +262,9 @@ def end_leftovers(home: Path) -> int:
 
     To be called by the only agent of a home (it holds the home's lock) while it runs no server.
     """
-    mark = f"{MARK}={home.resolve()}".encode()
     ended = 0
     for _ in range(100):
-        found = list(_marked(mark))
+        found = server_processes(home)
         if not found:
             break
         for pid in found:
@@ -277,13 +277,45 @@ def end_leftovers(home: Path) -> int:
     return ended
 
 
-def _marked(mark: bytes) -> Iterable[int]:
-    """Yield the processes whose environment has the mark, ourselves and those that only wait apart."""
+def server_processes(home: Path) -> list[int]:
+    """Return the processes of servers that an agent of this home started.
+
+    They have the mark in their environment, or, where they wrote over it (vLLM names its processes), are of
+    the session that the last server was started in.
+    """
+    mark = f"{MARK}={home.resolve()}".encode()
+    session = _last_session(home)
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         pid = int(path.name)
-        with suppress(OSError):
-            if pid != os.getpid() and mark in (path / "environ").read_bytes().split(b"\0"):
-                yield pid
+        with suppress(OSError, IndexError, ValueError):
+            state, of_session, _ = _status(pid)
+            marked = mark in (path / "environ").read_bytes().split(b"\0")
+            if pid != os.getpid() and state != "Z" and (marked or of_session == session):
+                found.append(pid)
+    return found
+
+
+def _status(pid: int) -> tuple[str, int, str]:
+    """Return a process's state, its session, and when it started."""
+    fields = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    )
+    return fields[0], int(fields[3]), fields[19]
+
+
+def _last_session(home: Path) -> int | None:
+    """Return the session of the last server, None where its number has gone to another process since."""
+    try:
+        pid_text, started = (home / SESSION).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    session = int(pid_text)
+    try:
+        is_other = _status(session)[2] != started
+    except (OSError, IndexError, ValueError):
+        return session  # no number is given out again while a session has it
+    return None if is_other else session
 
 
 def _spawn(command: Sequence[str], home: Path, log_file: Path) -> subprocess.Popen[bytes]:
@@ -291,7 +323,7 @@ def _spawn(command: Sequence[str], home: Path, log_file: Path) -> subprocess.Pop
     environment.pop("LOADMASTER_AGENT_KEY", None)
     shim = [sys.executable, "-I", "-S", str(KEEPER)]
     with log_file.open("wb") as output:
-        return subprocess.Popen(  # noqa: S603 (the operator's own command, no shell)
+        process = subprocess.Popen(  # noqa: S603 (the operator's own command, no shell)
             [*shim, *command],
             env=environment,
             stdin=subprocess.PIPE,
@@ -299,6 +331,9 @@ def _spawn(command: Sequence[str], home: Path, log_file: Path) -> subprocess.Pop
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    with suppress(OSError, IndexError):  # no /proc: then the keeper alone must do
+        (home / SESSION).write_text(f"{process.pid} {_status(process.pid)[2]}", encoding="ascii")
+    return process
 
 
 def _is_healthy(url: str) -> bool:

@@ -92,6 +92,8 @@ class DriftService:
     ----------
     calibrations
         Those that may be compared, by id.
+    recalibrate
+        Begins a recalibration of a calibration id; called where the settings say so.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class DriftService:
         calibrations: Callable[[], Mapping[str, Calibration]],
         settings: Settings,
         clock: Clock,
+        recalibrate: Callable[[str], None],
     ) -> None:
+        self._recalibrate = recalibrate
         self._store = store
         self._calibrations = calibrations
         self._settings = settings
@@ -135,6 +139,8 @@ class DriftService:
         self.show(drift)
         if drift.drifted and not (before and before.drifted):
             log.warning("calibration_drifted", calibration_id=drift.calibration_id, ratios=dict(drift.ratios))
+            if self._settings.drift_recalibrates:
+                self._recalibrate(drift.calibration_id)
         return drift
 
     def known(self) -> dict[str, Drift]:

@@ -22,10 +22,10 @@ POINTS = [{"key": point.key, "table": point.table, "row": dict(point.row)} for p
 class Site:
     """An application on a store of its own, and who asks it to have something measured."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, **changes):
         self.now_s = 1e9
         clock = Clock(monotonic_s=lambda: self.now_s, wall_s=lambda: self.now_s)
-        settings = make_settings(directory, agent_lease_s=LEASE_S)
+        settings = make_settings(directory, agent_lease_s=LEASE_S, **changes)
         self._app = RunningApp(settings, clock)
         self._redis = connect(settings)
         self.client = self._app.client
@@ -320,6 +320,19 @@ def test_a_slower_server_has_drifted_once_enough_samples_say_so(site):
         'loadmaster_calibration_drifted{calibration_id="' + LLAMA + '"} 1.0'
         in site.client.get("/metrics").text
     )
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_drift_begins_a_recalibration_where_the_settings_say_so(tmp_path, begins):
+    store = start_store(tmp_path / "store")
+    site = Site(tmp_path, drift_recalibrates=begins)
+    slow = as_predicted()
+    slow["itl_ms"] *= 1.5
+    send(site, slow, times=7)
+    kinds = [job["kind"] for job in site.client.get("/jobs").json()["jobs"]]
+    site.close()
+    stop(store, 20)
+    assert kinds == ["recalibrate"] * begins
 
 
 def test_one_burst_is_no_drift(site):
