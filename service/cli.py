@@ -10,6 +10,7 @@ import typer
 from service.commands import (
     agent,
     dataset_info,
+    doctor,
     drill,
     keys,
     paged,
@@ -28,7 +29,6 @@ app = typer.Typer(
     name="loadmaster",
     help="How many GPUs a fleet of LoRA adapters on vLLM needs, which goes where, and how to start them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(run.serve)
@@ -59,6 +59,7 @@ app.command()(surrogate.evaluate)
 app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
 app.command()(drill.drill)
+app.command(epilog=doctor.DOCTOR_EXAMPLES)(doctor.doctor)
 app.command()(run.openapi)
 
 

@@ -94,10 +94,7 @@ def _children(settings: Settings, lock: int, listener: socket.socket) -> Iterato
         "store",
         lambda: spawn_store(settings.store_dir, appendfsync=settings.store_appendfsync, keep_fds=(lock,)),
     )
-    workers = [
-        Child("worker", lambda: spawn_worker(settings, TWIN_QUEUE, settings.worker_concurrency)),
-        Child("trainer", lambda: spawn_worker(settings, TRAIN_QUEUE, 1)),
-    ]
+    workers = _workers(settings) if settings.start_workers else []
     answering = _answering(settings, listener)
     children = [*workers, *answering]
     if settings.redis_url is None:
@@ -115,6 +112,13 @@ def _children(settings: Settings, lock: int, listener: socket.socket) -> Iterato
         for worker in workers:
             worker.stop(settings.drain_s)
         store.stop(STORE_STOP_S)
+
+
+def _workers(settings: Settings) -> list[Child]:
+    return [
+        Child("worker", lambda: spawn_worker(settings, TWIN_QUEUE, settings.worker_concurrency)),
+        Child("trainer", lambda: spawn_worker(settings, TRAIN_QUEUE, 1)),
+    ]
 
 
 def _answering(settings: Settings, listener: socket.socket) -> list[Child]:

@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     worker_nice: int = Field(
         default=10, ge=0, le=19, description="Added to the worker's niceness: answers come before its jobs."
     )
+    start_workers: bool = Field(default=True, description="Whether `serve` starts workers beside it.")
     worker_ttl_s: int = Field(default=20, ge=16, description="RQ's `worker_ttl`.")
     job_heartbeat_s: int = Field(default=20, ge=4, description="A job silent for longer is run again.")
     maintenance_interval_s: int = Field(default=10, ge=1, description="How often silent jobs are sought.")

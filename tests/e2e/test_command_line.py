@@ -35,6 +35,7 @@ COMMANDS = (
     "re-place",
     "what-if",
     "simulate-scaling",
+    "doctor",
     "workload",
     "plan",
 )
@@ -360,3 +361,17 @@ def test_a_plan_that_is_none_is_refused_naming_the_field(loadmaster, tmp_path):
     assert done.returncode == 2
     assert "plan_id" in done.stderr
     assert loadmaster("plan", "export").returncode == 2
+
+
+def test_the_doctor_finds_a_fresh_data_directory_sound(loadmaster, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOADMASTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("LOADMASTER_PORT", "0")
+    done = loadmaster("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    told = json.loads(done.stdout)
+    assert told["sound"]
+    assert {"kernels", "store", "calibration", "port"} <= {finding["check"] for finding in told["findings"]}
+    monkeypatch.setenv("LOADMASTER_REDIS_URL", "redis://127.0.0.1:1/0")
+    sick = loadmaster("doctor")
+    assert sick.returncode == 1
+    assert "LOADMASTER_REDIS_URL" in sick.stdout.replace("\n", " ")

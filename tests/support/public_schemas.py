@@ -141,3 +141,56 @@ def check(schema, document):
         for error in jsonschema_rs.validator_for(schema).iter_errors(document)
     ]
     assert not errors, errors
+
+
+_TRIGGER = strict(
+    ["metadata", "type"],
+    type=TEXT,
+    name=TEXT,
+    metadata=MAP_OF_TEXT,
+    metricType=TEXT,
+    useCachedMetrics={"type": "boolean"},
+    authenticationRef=strict(["name"], name=TEXT, kind=TEXT),
+)
+_WHOLE = {"type": "integer"}
+SCALED_OBJECT = resource(
+    "keda.sh/v1alpha1",
+    "ScaledObject",
+    strict(
+        ["scaleTargetRef", "triggers"],
+        scaleTargetRef=strict(["name"], apiVersion=TEXT, kind=TEXT, name=TEXT, envSourceContainerName=TEXT),
+        pollingInterval=_WHOLE,
+        cooldownPeriod=_WHOLE,
+        initialCooldownPeriod=_WHOLE,
+        idleReplicaCount=_WHOLE,
+        minReplicaCount=_WHOLE,
+        maxReplicaCount=_WHOLE,
+        fallback=strict(
+            ["failureThreshold", "replicas"],
+            failureThreshold=_WHOLE,
+            replicas=_WHOLE,
+            behavior={
+                "enum": ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]
+            },
+        ),
+        advanced=strict(
+            horizontalPodAutoscalerConfig=strict(behavior={"type": "object"}, name=TEXT),
+            restoreToOriginalReplicaCount={"type": "boolean"},
+            scalingModifiers={"type": "object"},
+        ),
+        triggers={"type": "array", "items": _TRIGGER},
+    ),
+)
+"""KEDA, config/crd/bases/keda.sh_scaledobjects.yaml (commit 8b4f083ca8c8)."""
+
+TRIGGER_AUTHENTICATION = resource(
+    "keda.sh/v1alpha1",
+    "TriggerAuthentication",
+    strict(
+        secretTargetRef={
+            "type": "array",
+            "items": strict(["key", "name", "parameter"], key=TEXT, name=TEXT, parameter=TEXT),
+        }
+    ),
+)
+"""KEDA, config/crd/bases/keda.sh_triggerauthentications.yaml (commit 8b4f083ca8c8)."""

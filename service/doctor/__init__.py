@@ -1,0 +1,1 @@
+"""Is this installation sound: checks that say what they found and what to do."""

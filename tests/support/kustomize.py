@@ -1,0 +1,18 @@
+"""Kustomize's resources read, as far as our kustomizations use it: lists of files and folders."""
+
+import yaml
+
+
+def resources(folder):
+    """Return every resource of a kustomization, with the namespace that it sets."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    found = []
+    for name in kustomization["resources"]:
+        place = (folder / name).resolve()
+        if place.is_dir():
+            found += resources(place)
+            continue
+        for document in yaml.safe_load_all(place.read_text()):
+            document["metadata"].setdefault("namespace", kustomization.get("namespace"))
+            found.append(document)
+    return found
