@@ -163,13 +163,21 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    try:
+        _require_closed(settings, listener)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _require_closed(settings: Settings, listener: socket.socket) -> None:
+    """Refuse an address that others reach while nobody is asked for a key."""
     address = ipaddress.ip_address(listener.getsockname()[0])
     is_closed = settings.oidc_issuer is not None or KeyFile(settings.keys_path).load().has_active(time.time())
     if not address.is_loopback and not is_closed:
-        listener.close()
         raise UsageError(
             f"{address} is open to the network and there is no API key: make one with "
             "`loadmaster keys create NAME --scope ops`, name a provider of tokens "
             "(LOADMASTER_OIDC_ISSUER), or listen on 127.0.0.1"
         )
-    return listener
