@@ -1,7 +1,7 @@
 """A typed client of the service, with and without asyncio.
 
 Every answer is a model of `service.schemas`, every problem an exception. Calls whose repetition does no harm
-are tried again after a broken connection, 429 and 503, within one deadline. All of these are: they read,
+are tried again after a broken connection, 429 and 503, within one deadline. Nearly all are: they read,
 plan, state absolute values, or queue what is queued once.
 
     with Client("http://127.0.0.1:8080") as client:
@@ -11,169 +11,54 @@ plan, state absolute values, or queue what is queued once.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from dataclasses import dataclass
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
-import orjson
-from pydantic import BaseModel, ValidationError
 
-from service.schemas import (
-    GpusNeededSchema,
-    HealthSchema,
-    JobListSchema,
-    JobSchema,
-    PlanSchema,
-    WorkloadSchema,
+from service import calls
+from service.attempts import Attempts, Retries
+from service.calls import (
+    Call,
+    LoadmasterError,
+    ProblemError,
+    UnexpectedAnswerError,
+    UnreachableError,
 )
-from service.schemas_fleet import InForceListSchema
-from service.schemas_recalibration import MeasurementSetSchema, WorkerListSchema
-from service.schemas_versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
-from service.schemas_what_if import WhatIfSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pydantic import BaseModel
+
+    from service.calls import AnyWorkload
+    from service.schemas import (
+        DeltaSchema,
+        GpusNeededSchema,
+        HealthSchema,
+        JobListSchema,
+        JobSchema,
+        PlanOutcomeSchema,
+        PlanSchema,
+    )
+    from service.schemas_agents import AgentListSchema, DriftListSchema
+    from service.schemas_fleet import HistorySchema, InForceListSchema
+    from service.schemas_recalibration import MeasurementSetListSchema, MeasurementSetSchema, WorkerListSchema
+    from service.schemas_versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
+    from service.schemas_what_if import WhatIfSchema
+
 T = TypeVar("T", bound="BaseModel | None")
 
-RETRIED = frozenset({429, 502, 503, 504})
-LASTING = frozenset({"no_plan"})
-"""Of these, what a repetition within seconds does not change."""
-
-MAX_PAUSE_S = 10.0
-FIRST_PAUSE_S = 0.1
-HTTP_ERRORS = 400
-
-
-class LoadmasterError(Exception):
-    """Root of what a call may raise."""
-
-
-class UnreachableError(LoadmasterError):
-    """No answer came: the service is away, or the deadline passed."""
-
-
-class UnexpectedAnswerError(LoadmasterError):
-    """What came is no answer of this service."""
-
-
-class ProblemError(LoadmasterError):
-    """The service refused.
-
-    Attributes
-    ----------
-    status, code, detail
-        As in the problem it answered.
-    field
-        The part of the request to mend, None where there is none.
-    retry_after_s
-        Seconds after which it may succeed, None where it did not say.
-    request_id
-        For the service's logs.
-    """
-
-    def __init__(self, response: httpx.Response) -> None:
-        problem = _problem(response)
-        self.status = response.status_code
-        self.code = str(problem.get("code", "unknown"))
-        self.detail = str(problem.get("detail", response.text[:200]))
-        self.field: str | None = problem.get("field")
-        self.retry_after_s = retry_after_s(response)
-        self.request_id = response.headers.get("x-request-id")
-        super().__init__(f"{self.status} {self.code}: {self.detail}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[T]):
-    """One call: what is sent, the model of its answer (`NoneType`: no body), whether it may be repeated."""
-
-    method: str
-    path: str
-    answer: type[T]
-    content: bytes | None = None
-    params: Mapping[str, str | int] | None = None
-    idempotent: bool = True
-
-    def read(self, response: httpx.Response) -> T:
-        """Return the answer, or raise what it tells."""
-        if response.status_code >= HTTP_ERRORS:
-            raise ProblemError(response)
-        if self.answer is NoneType:
-            return None  # type: ignore[return-value]
-        try:
-            return self.answer.model_validate_json(response.content)  # type: ignore[union-attr]
-        except ValidationError as error:
-            raise UnexpectedAnswerError(f"{self.method} {self.path}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
-    """How often and how long a call is tried.
-
-    Attributes
-    ----------
-    deadline_s
-        For a call with all its tries and pauses.
-    timeout_s
-        For one try.
-    tries
-        At most.
-    """
-
-    deadline_s: float = 60.0
-    timeout_s: float = 30.0
-    tries: int = 4
-
-
-class _Attempts:
-    """The tries of one call: whether there is another one, and the pause before it."""
-
-    def __init__(self, retries: Retries, now_s: Callable[[], float]) -> None:
-        self._retries = retries
-        self._now_s = now_s
-        self._ends_s = now_s() + retries.deadline_s
-        self._made = 0
-
-    def timeout_s(self) -> float:
-        """Return how long the next try may take."""
-        self._made += 1
-        return max(0.001, min(self._retries.timeout_s, self._ends_s - self._now_s()))
-
-    def pause_s(self, asked_s: float | None) -> float | None:
-        """Return the pause before another try, None where there is none; half of it is jitter."""
-        grown_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (self._made - 1))
-        pause_s = grown_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
-        pause_s = max(pause_s, asked_s or 0.0)
-        is_over = self._made >= self._retries.tries or self._now_s() + pause_s >= self._ends_s
-        return None if is_over else pause_s
-
-    def judge(
-        self, call: Call[Any], outcome: httpx.Response | httpx.TransportError
-    ) -> httpx.Response | float:
-        """Return the response that answers a call, or the pause in seconds before its next try.
-
-        Raises
-        ------
-        ProblemError, UnreachableError
-            Where trying again is in vain, not allowed, or was done often enough.
-        """
-        failure: LoadmasterError
-        asked_s = None
-        if isinstance(outcome, httpx.TransportError):
-            failure = UnreachableError(f"{call.method} {call.path}: {outcome!r}")
-        elif outcome.status_code not in RETRIED:
-            return outcome
-        else:
-            failure, asked_s = ProblemError(outcome), retry_after_s(outcome)
-            if failure.code in LASTING:
-                raise failure
-        pause_s = self.pause_s(asked_s) if call.idempotent else None
-        if pause_s is None:
-            raise failure
-        return pause_s
+__all__ = [
+    "AsyncClient",
+    "Call",
+    "Client",
+    "LoadmasterError",
+    "ProblemError",
+    "Retries",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+]
 
 
 class Client:
@@ -222,7 +107,7 @@ class Client:
         ProblemError, UnreachableError, UnexpectedAnswerError
             The service refused, did not answer, or something else answered.
         """
-        attempts = _Attempts(self._retries, time.monotonic)
+        attempts = Attempts(self._retries, time.monotonic)
         while True:
             outcome: httpx.Response | httpx.TransportError
             try:
@@ -242,96 +127,119 @@ class Client:
 
     def place(self, workload: Any) -> PlanSchema:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
-        return self.send(place_call(workload))
+        return self.send(calls.place(workload))
+
+    def re_place(self, request: Any) -> DeltaSchema:
+        """Return how to get from the plan in force, which the request has as `current`, to one that holds."""
+        return self.send(calls.re_place(request))
 
     def what_if(self, request: Any) -> WhatIfSchema:
         """Return what changes would ask for; without adapters, of the workload in force."""
-        return self.send(what_if_call(request))
+        return self.send(calls.what_if(request))
+
+    def plan_outcome(self, plan_id: str) -> PlanOutcomeSchema:
+        """Return how the replay of an answered plan stands."""
+        return self.send(calls.plan_outcome(plan_id))
 
     def put_workload(self, workload: Any) -> PlanSchema:
         """Put a workload in force and return its plan."""
-        return self.send(put_workload_call(workload))
+        return self.send(calls.put_workload(workload))
 
     def patch_rates(self, rates: Mapping[str, float], **which: str) -> PlanSchema:
         """Give adapters of the workload in force new rates and return the new plan."""
-        return self.send(patch_rates_call(rates, which))
+        return self.send(calls.patch_rates(rates, which))
 
-    def workload(self, **which: str) -> WorkloadSchema:
+    def workload(self, **which: str) -> AnyWorkload:
         """Return the workload in force; `which` names ``base_model`` and ``gpu_type`` of several."""
-        return self.send(Call(method="GET", path="/workload", answer=WorkloadSchema, params=which))
+        return self.send(calls.workload(which)).root
 
     def withdraw_workload(self, **which: str) -> None:
         """Take a workload out of force."""
-        self.send(Call(method="DELETE", path="/workload", answer=NoneType, params=which))
+        self.send(calls.withdraw_workload(which))
 
     def workloads(self) -> InForceListSchema:
         """Return what is in force."""
-        return self.send(Call(method="GET", path="/workloads", answer=InForceListSchema))
+        return self.send(calls.workloads())
 
     def plan(self, **which: str) -> PlanSchema:
         """Return the plan in force."""
-        return self.send(Call(method="GET", path="/plan", answer=PlanSchema, params=which))
+        return self.send(calls.plan(which))
 
     def gpus_needed(self, **which: str) -> GpusNeededSchema:
         """Return how many GPUs to ask for."""
-        return self.send(Call(method="GET", path="/gpus-needed", answer=GpusNeededSchema, params=which))
+        return self.send(calls.gpus_needed(which))
+
+    def gpus_needed_history(self, **which: str) -> HistorySchema:
+        """Return how many GPUs were needed, planned and running until now."""
+        return self.send(calls.gpus_needed_history(which))
+
+    def put_gpus_running(self, gpus_running: int, **which: str) -> None:
+        """Tell how many GPUs of the workload in force run."""
+        self.send(calls.put_gpus_running(gpus_running, which))
 
     def simulate(self, request: Any) -> JobSchema:
         """Queue a twin run and return its job."""
-        return self.send(simulate_call(request))
+        return self.send(calls.simulate(request))
 
     def job(self, job_id: str) -> JobSchema:
         """Return how a job stands."""
-        return self.send(job_call(job_id))
+        return self.send(calls.job(job_id))
+
+    def cancel(self, job_id: str) -> JobSchema:
+        """End a job that waits or runs, and return it."""
+        return self.send(calls.cancel(job_id))
+
+    def retry(self, job_id: str) -> JobSchema:
+        """Queue a job that failed or was cancelled once more, and return it."""
+        return self.send(calls.retry(job_id))
 
     def jobs(self, limit: int = 50) -> JobListSchema:
         """Return the newest jobs."""
-        return self.send(Call(method="GET", path="/jobs", answer=JobListSchema, params={"limit": limit}))
+        return self.send(calls.jobs(limit))
 
     def surrogates(self) -> SurrogateListSchema:
         """Return every surrogate version."""
-        return self.send(Call(method="GET", path="/surrogates", answer=SurrogateListSchema))
+        return self.send(calls.surrogates())
 
     def calibrations(self) -> CalibrationListSchema:
         """Return every calibration that a surrogate was trained on."""
-        return self.send(Call(method="GET", path="/calibrations", answer=CalibrationListSchema))
+        return self.send(calls.calibrations())
 
     def activate(self, surrogate_version: str) -> SurrogateSchema:
         """Put a version in force and return it."""
-        return self.send(activate_call(surrogate_version))
+        return self.send(calls.activate(surrogate_version))
 
     def roll_back(self, calibration_id: str) -> SurrogateSchema:
         """Put in force what was so before, and return it; not tried again, for it would go back further."""
-        return self.send(roll_back_call(calibration_id))
+        return self.send(calls.roll_back(calibration_id))
+
+    def recalibrate(self, request: Any) -> JobSchema:
+        """Queue a recalibration and return its job."""
+        return self.send(calls.recalibrate(request))
 
     def add_measurement_set(self, tables: Mapping[str, str]) -> MeasurementSetSchema:
         """Keep measured tables (CSV text by file name) and return their id."""
-        content = orjson.dumps({"tables": dict(tables)})
-        path, answer = "/measurement-sets", MeasurementSetSchema
-        return self.send(Call(method="POST", path=path, answer=answer, content=content))
+        return self.send(calls.add_measurement_set(tables))
 
-    def recalibrate(self, request: Any) -> JobSchema:
-        """Begin a recalibration, or join the one of its target; returns the job."""
-        path, content = "/recalibrate", _body(request)
-        return self.send(Call(method="POST", path=path, answer=JobSchema, content=content))
-
-    def cancel(self, job_id: str) -> JobSchema:
-        """End a job; not tried again, for what has ended cannot be."""
-        path = f"/jobs/{job_id}/cancel"
-        return self.send(Call(method="POST", path=path, answer=JobSchema, idempotent=False))
-
-    def retry(self, job_id: str) -> JobSchema:
-        """Try a job again that failed or was cancelled; sent once."""
-        path = f"/jobs/{job_id}/retry"
-        return self.send(Call(method="POST", path=path, answer=JobSchema, idempotent=False))
+    def measurement_sets(self) -> MeasurementSetListSchema:
+        """Return the measurement sets that the service keeps."""
+        return self.send(calls.measurement_sets())
 
     def workers(self) -> WorkerListSchema:
-        """Return workers and queues."""
-        return self.send(Call(method="GET", path="/workers", answer=WorkerListSchema))
+        """Return the workers on the store."""
+        return self.send(calls.workers())
+
+    def agents(self) -> AgentListSchema:
+        """Return the agents that measure."""
+        return self.send(calls.agents())
+
+    def drift(self) -> DriftListSchema:
+        """Return how far samples of running servers are from their calibrations."""
+        return self.send(calls.drift())
 
     def health(self) -> HealthSchema:
         """Return whether the service is ready, once it is."""
-        return self.send(Call(method="GET", path="/readyz", answer=HealthSchema))
+        return self.send(calls.health())
 
 
 class AsyncClient:
@@ -362,7 +270,7 @@ class AsyncClient:
 
     async def send(self, call: Call[T]) -> T:
         """Return the answer of a call; raises as `Client.send`."""
-        attempts = _Attempts(self._retries, time.monotonic)
+        attempts = Attempts(self._retries, time.monotonic)
         while True:
             outcome: httpx.Response | httpx.TransportError
             try:
@@ -382,107 +290,121 @@ class AsyncClient:
 
     async def place(self, workload: Any) -> PlanSchema:
         """Return a plan for a workload (a schema, a mapping or JSON)."""
-        return await self.send(place_call(workload))
+        return await self.send(calls.place(workload))
+
+    async def re_place(self, request: Any) -> DeltaSchema:
+        """Return how to get from the plan in force, which the request has as `current`, to one that holds."""
+        return await self.send(calls.re_place(request))
 
     async def what_if(self, request: Any) -> WhatIfSchema:
         """Return what changes would ask for; without adapters, of the workload in force."""
-        return await self.send(what_if_call(request))
+        return await self.send(calls.what_if(request))
+
+    async def plan_outcome(self, plan_id: str) -> PlanOutcomeSchema:
+        """Return how the replay of an answered plan stands."""
+        return await self.send(calls.plan_outcome(plan_id))
 
     async def put_workload(self, workload: Any) -> PlanSchema:
         """Put a workload in force and return its plan."""
-        return await self.send(put_workload_call(workload))
+        return await self.send(calls.put_workload(workload))
 
     async def patch_rates(self, rates: Mapping[str, float], **which: str) -> PlanSchema:
         """Give adapters of the workload in force new rates and return the new plan."""
-        return await self.send(patch_rates_call(rates, which))
+        return await self.send(calls.patch_rates(rates, which))
+
+    async def workload(self, **which: str) -> AnyWorkload:
+        """Return the workload in force; `which` names ``base_model`` and ``gpu_type`` of several."""
+        return (await self.send(calls.workload(which))).root
+
+    async def withdraw_workload(self, **which: str) -> None:
+        """Take a workload out of force."""
+        await self.send(calls.withdraw_workload(which))
+
+    async def workloads(self) -> InForceListSchema:
+        """Return what is in force."""
+        return await self.send(calls.workloads())
 
     async def plan(self, **which: str) -> PlanSchema:
         """Return the plan in force."""
-        return await self.send(Call(method="GET", path="/plan", answer=PlanSchema, params=which))
+        return await self.send(calls.plan(which))
 
     async def gpus_needed(self, **which: str) -> GpusNeededSchema:
         """Return how many GPUs to ask for."""
-        return await self.send(Call(method="GET", path="/gpus-needed", answer=GpusNeededSchema, params=which))
+        return await self.send(calls.gpus_needed(which))
+
+    async def gpus_needed_history(self, **which: str) -> HistorySchema:
+        """Return how many GPUs were needed, planned and running until now."""
+        return await self.send(calls.gpus_needed_history(which))
+
+    async def put_gpus_running(self, gpus_running: int, **which: str) -> None:
+        """Tell how many GPUs of the workload in force run."""
+        await self.send(calls.put_gpus_running(gpus_running, which))
 
     async def simulate(self, request: Any) -> JobSchema:
         """Queue a twin run and return its job."""
-        return await self.send(simulate_call(request))
+        return await self.send(calls.simulate(request))
 
     async def job(self, job_id: str) -> JobSchema:
         """Return how a job stands."""
-        return await self.send(job_call(job_id))
+        return await self.send(calls.job(job_id))
 
+    async def cancel(self, job_id: str) -> JobSchema:
+        """End a job that waits or runs, and return it."""
+        return await self.send(calls.cancel(job_id))
 
-def place_call(workload: Any) -> Call[PlanSchema]:
-    """Return ``POST /place``."""
-    return Call(method="POST", path="/place", answer=PlanSchema, content=_body(workload))
+    async def retry(self, job_id: str) -> JobSchema:
+        """Queue a job that failed or was cancelled once more, and return it."""
+        return await self.send(calls.retry(job_id))
 
+    async def jobs(self, limit: int = 50) -> JobListSchema:
+        """Return the newest jobs."""
+        return await self.send(calls.jobs(limit))
 
-def what_if_call(request: Any) -> Call[WhatIfSchema]:
-    """Return ``POST /what-if``."""
-    return Call(method="POST", path="/what-if", answer=WhatIfSchema, content=_body(request))
+    async def surrogates(self) -> SurrogateListSchema:
+        """Return every surrogate version."""
+        return await self.send(calls.surrogates())
 
+    async def calibrations(self) -> CalibrationListSchema:
+        """Return every calibration that a surrogate was trained on."""
+        return await self.send(calls.calibrations())
 
-def put_workload_call(workload: Any) -> Call[PlanSchema]:
-    """Return ``PUT /workload``."""
-    return Call(method="PUT", path="/workload", answer=PlanSchema, content=_body(workload))
+    async def activate(self, surrogate_version: str) -> SurrogateSchema:
+        """Put a version in force and return it."""
+        return await self.send(calls.activate(surrogate_version))
 
+    async def roll_back(self, calibration_id: str) -> SurrogateSchema:
+        """Put in force what was so before, and return it; not tried again, for it would go back further."""
+        return await self.send(calls.roll_back(calibration_id))
 
-def patch_rates_call(rates: Mapping[str, float], which: Mapping[str, str]) -> Call[PlanSchema]:
-    """Return ``PATCH /workload``."""
-    content = orjson.dumps({"rates": dict(rates)})
-    return Call(method="PATCH", path="/workload", answer=PlanSchema, content=content, params=which)
+    async def recalibrate(self, request: Any) -> JobSchema:
+        """Queue a recalibration and return its job."""
+        return await self.send(calls.recalibrate(request))
 
+    async def add_measurement_set(self, tables: Mapping[str, str]) -> MeasurementSetSchema:
+        """Keep measured tables (CSV text by file name) and return their id."""
+        return await self.send(calls.add_measurement_set(tables))
 
-def activate_call(surrogate_version: str) -> Call[SurrogateSchema]:
-    """Return ``POST /surrogates/{surrogate_version}/activate``."""
-    path = f"/surrogates/{surrogate_version}/activate"
-    return Call(method="POST", path=path, answer=SurrogateSchema)
+    async def measurement_sets(self) -> MeasurementSetListSchema:
+        """Return the measurement sets that the service keeps."""
+        return await self.send(calls.measurement_sets())
 
+    async def workers(self) -> WorkerListSchema:
+        """Return the workers on the store."""
+        return await self.send(calls.workers())
 
-def roll_back_call(calibration_id: str) -> Call[SurrogateSchema]:
-    """Return ``POST /surrogates/roll-back``."""
-    return Call(
-        method="POST",
-        path="/surrogates/roll-back",
-        answer=SurrogateSchema,
-        content=orjson.dumps({"calibration_id": calibration_id}),
-        idempotent=False,
-    )
+    async def agents(self) -> AgentListSchema:
+        """Return the agents that measure."""
+        return await self.send(calls.agents())
 
+    async def drift(self) -> DriftListSchema:
+        """Return how far samples of running servers are from their calibrations."""
+        return await self.send(calls.drift())
 
-def simulate_call(request: Any) -> Call[JobSchema]:
-    """Return ``POST /simulate``."""
-    return Call(method="POST", path="/simulate", answer=JobSchema, content=_body(request))
-
-
-def job_call(job_id: str) -> Call[JobSchema]:
-    """Return ``GET /jobs/{job_id}``."""
-    return Call(method="GET", path=f"/jobs/{job_id}", answer=JobSchema)
-
-
-def _body(document: Any) -> bytes:
-    if isinstance(document, bytes):
-        return document
-    if isinstance(document, BaseModel):
-        return document.model_dump_json().encode()
-    return orjson.dumps(document)
+    async def health(self) -> HealthSchema:
+        """Return whether the service is ready, once it is."""
+        return await self.send(calls.health())
 
 
 def _headers(key: str | None) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
-
-
-def _problem(response: httpx.Response) -> dict[str, Any]:
-    try:
-        value = orjson.loads(response.content)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def retry_after_s(response: httpx.Response) -> float | None:
-    """Return the seconds that an answer asks to wait, None where it does not say."""
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() and len(text) < 6 else None  # noqa: PLR2004 (a day is enough)

@@ -120,13 +120,12 @@ def _plan(path: Path | None, url: str | None, plan_id: str | None, which: dict[s
         raise UsageError("give either a file with a plan or --url")
     if url is None:
         return parse(PlanSchema, read_input(path))  # type: ignore[arg-type]
-    from service.client import Call, Client  # noqa: PLC0415
-    from service.schemas import PlanOutcomeSchema  # noqa: PLC0415
+    from service.client import Client  # noqa: PLC0415
 
     with Client(url, key=os.environ.get("LOADMASTER_KEY")) as client:
         if plan_id is None:
             return client.plan(**which)
-        outcome = client.send(Call(method="GET", path=f"/plans/{plan_id}", answer=PlanOutcomeSchema))
+        outcome = client.plan_outcome(plan_id)
     if outcome.plan is None:
         status = outcome.verification.status
         raise UsageError(f"is not there yet: its verification is {status}", field="--plan-id")

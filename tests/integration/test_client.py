@@ -1,8 +1,12 @@
 import asyncio
+import re
+from urllib.parse import unquote
 
 import httpx
 import pytest
 
+from service.app import create_app
+from service.bench import by_columns
 from service.client import (
     AsyncClient,
     Call,
@@ -11,9 +15,10 @@ from service.client import (
     Retries,
     UnexpectedAnswerError,
     UnreachableError,
-    place_call,
 )
+from service.openapi import openapi_document
 from service.schemas import HealthSchema
+from service.settings import Settings
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 
 HEALTH = b'{"status": "ready"}'
@@ -35,6 +40,11 @@ def test_every_call_answers_a_model(url):
         assert service.place(service.workload()).num_gpus == service.plan().num_gpus
         assert len(service.workloads().workloads) == 1
         assert service.what_if({"changes": [{"max_loras": 8}]}).running_gpus == service.plan().num_gpus
+        flags = {"gpu", "max_loras", "max_lora_rank", "adapters"}
+        running = [gpu.model_dump(include=flags) for gpu in plan.gpus]
+        assert service.re_place(workload_document(6) | {"current": {"gpus": running}}).moves == []
+        service.put_gpus_running(plan.num_gpus)
+        assert service.gpus_needed_history().points
         job = service.simulate(simulation_document())
         assert service.job(job.job_id).job_id == job.job_id in {row.job_id for row in service.jobs().jobs}
         service.withdraw_workload()
@@ -53,6 +63,60 @@ def test_a_refusal_tells_code_field_and_request_id(url):
     assert error.request_id
 
 
+def test_a_workload_comes_back_as_it_was_put_by_rows_or_by_columns(url):
+    rows = workload_document(3)
+    columns = by_columns(rows)
+    with Client(url) as service:
+        for document in (rows, columns):
+            service.put_workload(document)
+            assert service.workload().model_dump(exclude_unset=True) == document
+            assert service.place(service.workload()).gpus == service.plan().gpus
+        service.withdraw_workload()
+
+
+OF_NO_MODEL = {("GET", "/metrics"), ("GET", "/livez"), ("GET", "/jobs/{job_id}/events")}
+OF_AGENTS = re.compile("POST /(agents|measurements)|DELETE /agents|GET /measurements/")
+"""Agents have a client of their own (`service.agent.link`)."""
+
+ARGUMENTS = {
+    "place": ({},),
+    "re_place": ({},),
+    "what_if": ({},),
+    "plan_outcome": ("{plan_id}",),
+    "put_workload": ({},),
+    "patch_rates": ({},),
+    "put_gpus_running": (1,),
+    "simulate": ({},),
+    "job": ("{job_id}",),
+    "cancel": ("{job_id}",),
+    "retry": ("{job_id}",),
+    "activate": ("{surrogate_version}",),
+    "roll_back": ("a calibration",),
+    "recalibrate": ({},),
+    "add_measurement_set": ({},),
+}
+NOT_CALLS = {"send", "close"}
+
+
+def test_there_is_a_method_for_every_route_and_the_same_with_asyncio():
+    asked = set()
+
+    def answer(request):
+        asked.add((request.method, unquote(request.url.path)))
+        return httpx.Response(418, json={})
+
+    methods = {name for name in vars(Client) if not name.startswith("_")} - NOT_CALLS
+    assert methods == {name for name in vars(AsyncClient) if not name.startswith("_")} - NOT_CALLS
+    client = Client("http://x", transport=httpx.MockTransport(answer))
+    for name in methods:
+        with pytest.raises(ProblemError):
+            getattr(client, name)(*ARGUMENTS.get(name, ()))
+    described = openapi_document(create_app(Settings()))["paths"]
+    routes = {(method.upper(), path) for path, operations in described.items() for method in operations}
+    of_others = {route for route in routes if OF_AGENTS.match(" ".join(route))}
+    assert asked == routes - of_others - OF_NO_MODEL
+
+
 def test_the_same_with_asyncio(url):
     async def scenario():
         async with AsyncClient(url) as service:
@@ -63,6 +127,8 @@ def test_the_same_with_asyncio(url):
             assert (await service.what_if({"changes": [{"scale_rates": 2}]})).changes[0].feasible
             job = await service.simulate(simulation_document(seed=7))
             assert (await service.job(job.job_id)).kind == "simulate"
+            assert (await service.workload()).adapters[0].rate_rps == 0.2
+            await service.withdraw_workload()
             with pytest.raises(ProblemError):
                 await service.place({})
 
@@ -140,5 +206,5 @@ def test_the_key_travels_in_the_header_and_not_in_errors():
         return httpx.Response(403, json={"code": "forbidden", "detail": "no"})
 
     with pytest.raises(ProblemError) as caught:
-        Client("http://x", key="lm_secret", transport=httpx.MockTransport(answer)).send(place_call({}))
+        Client("http://x", key="lm_secret", transport=httpx.MockTransport(answer)).place({})
     assert "lm_secret" not in str(caught.value)
