@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 KERNEL_TESTS := $(wildcard tests/unit/twin tests/unit/models)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-browser test-vllm lint format bench drill openapi
+.PHONY: help setup serve test test-browser test-vllm lint format docs bench drill openapi
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -47,6 +47,10 @@ lint: $(STAMP) ## Style, types and the direction of imports
 format: $(STAMP) ## Apply the style
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+
+docs: $(STAMP) ## The documentation as a site in data/site, with warnings as errors
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	"$(BIN)/mkdocs" build --strict --quiet
 
 bench: $(STAMP) ## Speed and quality figures of this machine, as JSON
 	"$(BIN)/python" -m service.cli bench

@@ -16,6 +16,7 @@ from service.commands import (
     paged,
     plan,
     recalibrate,
+    report,
     run,
     scaling,
     surrogate,
@@ -49,6 +50,9 @@ app.add_typer(workload.workload_app)
 plan.plan_app.command("export", epilog=plan.EXPORT_EXAMPLES)(plan.export_plan)
 app.add_typer(plan.plan_app)
 app.add_typer(versions.surrogates_app)
+report.report_app.command("plan", epilog=report.PLAN_EXAMPLES)(report.report_plan)
+report.report_app.command("validation", epilog=report.VALIDATION_EXAMPLES)(report.report_validation)
+app.add_typer(report.report_app)
 app.add_typer(twin.calibrate_app)
 surrogate.dataset_app.command()(dataset_info.info)
 app.add_typer(surrogate.dataset_app)

@@ -49,24 +49,26 @@ def write_report(
             "",
         ]
     for model in models:
-        rows = [row for row in predictions if row.run.model == model and _ended(row)]
+        rows = [row for row in predictions if row.run.model == model and ended(row)]
         if not rows:
             continue
         image = path.with_name(f"{path.stem}-{model}.png")
-        _scatter(rows, model).savefig(image)
+        scatter(rows, model).savefig(image)
         lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
         lines += _regimes_table(document, model) + _slots_table(rows) + _worst_table(rows)
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _ended(row: Prediction) -> bool:
+def ended(row: Prediction) -> bool:
+    """Return whether a run has a measured and a predicted throughput to compare."""
     outcome = row.run.outcome
     return (
         outcome is not None and math.isfinite(outcome.throughput_tok_s) and row.throughput_tok_s is not None
     )
 
 
-def _error(row: Prediction) -> float:
+def relative_error(row: Prediction) -> float:
+    """Return predicted less measured throughput over their sum, of a run that `ended`."""
     assert row.run.outcome is not None
     assert row.throughput_tok_s is not None
     measured = row.run.outcome.throughput_tok_s
@@ -109,7 +111,7 @@ def _slots_table(rows: Sequence[Prediction]) -> list[str]:
     for starved in (False, True):
         regime = [row for row in rows if row.run.is_starved(row.run.outcome.throughput_tok_s) is starved]  # type: ignore[union-attr]
         for slots in sorted({row.run.max_loras for row in regime}):
-            errors = np.array([_error(row) for row in regime if row.run.max_loras == slots])
+            errors = np.array([relative_error(row) for row in regime if row.run.max_loras == slots])
             name = f"{'starved' if starved else 'not starved'}, max_loras {slots}"
             lines.append(
                 f"| {name} | {errors.size} | {100 * np.abs(errors).mean():.2f} | {100 * errors.mean():+.2f} |"
@@ -123,7 +125,7 @@ def _worst_table(rows: Sequence[Prediction]) -> list[str]:
         "| run | predicted tok/s | measured tok/s | predicted ITL ms | measured ITL ms |",
         "|---" * 5 + "|",
     ]
-    for row in sorted(rows, key=lambda row: -abs(_error(row)))[:NUM_WORST]:
+    for row in sorted(rows, key=lambda row: -abs(relative_error(row)))[:NUM_WORST]:
         assert row.run.outcome is not None
         cells = (
             row.run.run_id,
@@ -136,7 +138,8 @@ def _worst_table(rows: Sequence[Prediction]) -> list[str]:
     return [*lines, ""]
 
 
-def _scatter(rows: Sequence[Prediction], model: str) -> Figure:
+def scatter(rows: Sequence[Prediction], model: str) -> Figure:
+    """Return a plot of predicted against measured values of runs that `ended`."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
         measured = np.array([getattr(row.run.outcome, name) for row in rows], dtype=float)

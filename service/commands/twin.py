@@ -141,7 +141,7 @@ def validate(
     from twin.validate import predict_runs, summary  # noqa: PLC0415
 
     measured = read_runs(runs)
-    known = _calibrations_for(measured, calibration)
+    known = calibrations_for(measured, calibration)
     predictions = predict_runs(measured, lambda run: known[run.model])
     document = summary(predictions, measured)
     threads = os.cpu_count() or 1
@@ -244,9 +244,10 @@ def _calibration_for(id_or_path: str | None, base_model: str, gpu_type: str) -> 
     raise UnknownCalibrationError(f"no calibration of {gpu_type}/{base_model} is shipped: give --calibration")
 
 
-def _calibrations_for(
+def calibrations_for(
     runs: Sequence[MeasuredRun], ids_or_paths: Sequence[str] | None
 ) -> dict[str, Calibration]:
+    """Return the calibration of each base model in runs: those named, else the shipped ones."""
     from twin.calibration import load_calibration, shipped_calibration_ids  # noqa: PLC0415
     from twin.errors import UnknownCalibrationError  # noqa: PLC0415
 

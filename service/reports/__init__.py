@@ -1,0 +1,1 @@
+"""Reports as single HTML files: nothing in them is fetched from elsewhere."""
