@@ -81,7 +81,7 @@ async def agents(request: Request) -> Response:
     "/agents/{agent_id}",
     status_code=204,
     summary="Forget an agent that measures nothing.",
-    responses=problems(s404=UNKNOWN_AGENT, s409="It measures", s503=STORE_DOWN),
+    responses=problems(s422="Not an id", s404=UNKNOWN_AGENT, s409="It measures", s503=STORE_DOWN),
 )
 async def forget(request: Request, agent_id: str) -> Response:
     """Acknowledge once the store has it; an agent that lives registers again."""
@@ -111,7 +111,9 @@ async def heartbeat(request: Request, agent_id: str) -> Response:
     "/agents/{agent_id}/work",
     summary="Lease the oldest task that an agent can measure.",
     responses={200: {"model": WorkAnswerSchema}}
-    | problems(s404=UNKNOWN_AGENT, s409="Others take the same task; try again", s503=STORE_DOWN),
+    | problems(
+        s422="Not an id", s404=UNKNOWN_AGENT, s409="Others take the same task; try again", s503=STORE_DOWN
+    ),
 )
 async def work(request: Request, agent_id: str) -> Response:
     """Answer the task that the agent holds already, if any: it never holds two."""
@@ -174,7 +176,7 @@ async def add_measurements(request: Request) -> Response:
     "/measurements/{job_id}",
     summary="The points that were measured for a job.",
     responses={200: {"model": PointsSchema}}
-    | problems(s404="Nothing is measured for such a job", s503=STORE_DOWN),
+    | problems(s422="Not an id", s404="Nothing is measured for such a job", s503=STORE_DOWN),
 )
 async def measurements(request: Request, job_id: str) -> Response:
     """Answer what an agent that goes on need not measure again."""
