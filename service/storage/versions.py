@@ -156,15 +156,17 @@ class VersionStore:
 
     def versions(self) -> tuple[Version, ...]:
         """Return every version that can be read, shipped ones first, then the oldest first."""
-        shipped = [_shipped(name) for name in shipped_calibration_ids()]
+        shipped = [one for one in map(_shipped, shipped_calibration_ids()) if one is not None]
+        known = {one.name for one in shipped}
         published = []
         for name in self._files.names("surrogates"):
             try:
-                published.append(self._read(name, self._files.fetch(name)))
+                if name.rpartition("/")[2] not in known:  # else the same trees were made again
+                    published.append(self._read(name, self._files.fetch(name)))
             except (NotFoundError, VersionRefusedError) as error:
                 self._tell_once(name, error)
         published.sort(key=lambda version: version.lineage.created_at or "")
-        return (*(version for version in shipped if version is not None), *published)
+        return (*shipped, *published)
 
     def _tell_once(self, name: str, error: Exception) -> None:
         if name not in self._unreadable:

@@ -5,17 +5,19 @@ import threading
 
 import pytest
 
+from models.artifact import shipped_directory
 from service.cli import run_command_line
 from service.process import stop
 from service.services.catalog import Catalog, Target
 from service.storage.connection import connect
 from service.storage.embedded import start_store, store_url
 from service.storage.files import FileExchange
-from service.storage.versions import VersionStore
+from service.storage.versions import Lineage, VersionStore
 from tests.integration.conftest import RunningApp, make_settings
 from tests.support.versions import changed, publish_changed
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA_CALIBRATION, workload_document
+from twin.calibration import load_calibration
 
 FOLLOWED_S = 10.0
 
@@ -159,6 +161,18 @@ def test_the_command_line_acts_without_a_service_and_the_store_is_brought_up_to_
     wait_until(lambda: planned_with(there) == version, timeout_s=FOLLOWED_S, what="the store's knowledge")
     assert run_command_line(["surrogates", "activate", "0" * 12]) == 2
     assert "surrogate_version" in capsys.readouterr().err
+
+
+def test_the_shipped_trees_made_again_are_one_version(run_app, redis_client, tmp_path):
+    client = run_app(tmp_path / "here")
+    shipped = planned_with(client)
+    versions = VersionStore(FileExchange(tmp_path / "here", redis_client))
+    directory = shipped_directory(LLAMA_CALIBRATION)
+    made = versions.publish(directory, load_calibration(LLAMA_CALIBRATION), Lineage(job_id="again"))
+    assert made.name == shipped
+    rows = [row["surrogate_version"] for row in client.get("/surrogates").json()["surrogates"]]
+    assert rows.count(shipped) == 1
+    assert activate(client, shipped)["source"] == "shipped"
 
 
 @pytest.mark.parametrize(("path", "status"), [("0" * 12, 404), ("..%2F..%2Fetc", 404), ("SHOUT", 422)])
