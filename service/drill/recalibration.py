@@ -31,6 +31,7 @@ LAX = {"gate_slack": "20", "rows_a_batch": "16", "worker_nice": "0", "worker_con
 
 FAST = {"job_heartbeat_s": "4", "maintenance_interval_s": "1", "refresh_interval_s": "1"}
 DEADLINE_S = 900.0
+FOLLOWED_S = 30.0
 POLL_S = 0.1
 TINY_FILE_BYTES = 512
 MODEL = "llama-3.1-8b-instruct"
@@ -217,8 +218,16 @@ def _ended(job: Any) -> Any:
 
 
 def _is_active(drill: Drill, version: str) -> bool:
-    rows = drill.wait(lambda: drill.call("GET", "/surrogates")["surrogates"], "the versions")
-    return any(row["surrogate_version"] == version and row["active"] for row in rows)
+    """Whether the service plans with a version within the seconds that it may take to follow."""
+
+    def is_active() -> bool:
+        rows = drill.call("GET", "/surrogates")["surrogates"]
+        return any(row["surrogate_version"] == version and row["active"] for row in rows)
+
+    ends_s = time.monotonic() + FOLLOWED_S
+    while not holds(is_active) and time.monotonic() < ends_s:
+        time.sleep(POLL_S)
+    return bool(holds(is_active))
 
 
 def _rows(drill: Drill) -> list[int]:
