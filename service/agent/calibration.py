@@ -215,7 +215,12 @@ class Session:
         return knowledge
 
     def _uncertain(self, stages: tuple[Stage, ...], knowledge: Knowledge) -> list[str]:
-        asked = [(state, stage.launch) for stage in stages for state in stage.states if state.kind != "queue"]
+        asked = [
+            (state, stage.launch)
+            for stage in stages
+            for state in stage.states
+            if state.kind != "queue" and state.key(stage.launch) not in self.points
+        ]
         left_out = [f"{key} was not measured: {reason}" for key, reason in self.failures.items()]
         missing = [
             f"{key} was not measured: the time was up"

@@ -92,6 +92,8 @@ def uncertain_states(
     knowledge: Knowledge, states: Sequence[tuple[State, Launch]], target_error: float
 ) -> list[str]:
     """Return a sentence for each state whose time is still more uncertain than the target."""
+    if not states:
+        return []
     errors = knowledge.relative_errors(states)
     return [
         f"{state.key(launch)}: the step time is known to {100 * min(error, 9.99):.0f} %"
