@@ -14,6 +14,7 @@ from service.commands import (
     drill,
     keys,
     paged,
+    place_table,
     plan,
     recalibrate,
     report,
@@ -64,6 +65,7 @@ app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
 app.command()(drill.drill)
 app.command(epilog=doctor.DOCTOR_EXAMPLES)(doctor.doctor)
+app.command("place-table")(place_table.place_table)
 app.command()(run.openapi)
 
 

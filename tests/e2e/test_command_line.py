@@ -162,6 +162,7 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
         ["place", "--workload", "/nowhere/w.json"],
         ["re-place", "--workload", "/nowhere/w.json"],
         ["what-if", "--scale-rates", "2"],
+        ["place-table", "/nowhere/records.json"],
         ["bench", "nothing"],
         ["bench", "place", "--family", "nothing"],
         ["simulate", "--workload", "/nowhere/w.json", "--max-loras", "4"],
@@ -187,6 +188,8 @@ def test_a_command_that_cannot_be_carried_out_exits_2_with_the_reason(loadmaster
     [
         ["place", "--workload", "FILE"],
         ["re-place", "--workload", "FILE"],
+        ["place-table", "FILE"],
+        ["place-table", "WORKLOAD"],
         ["what-if", "--workload", "FILE", "--scale-rates", "2"],
         ["what-if", "--workload", "WORKLOAD", "--add-adapters", "FILE"],
         ["simulate", "--workload", "WORKLOAD", "--max-loras", "4", "--calibration", "FILE"],
