@@ -42,12 +42,15 @@ adapters, rounded up, is a lower bound, and every bound of one-dimensional bin p
    have a slot each. In a cell A > A_low, so S is at least the next value of the ladder, which bounds
    KV from above and the slots' cost from below. ``N step(X / N)`` is convex and grows in N, so its
    tangent, with a linear lower bound of N in it, is a linear function of X that rho never goes below;
-   ``N A >= N A_low + N_slow (A - A_low)`` adds the adapters; ``h rho >= c C^2 / W >= c (2 q C - q^2 W)``
+   ``N A >= N A_low + N_slow (A - A_low)`` adds the adapters; `eager_ms`, which is not convex, adds at least
+   what steps of the slowest pace pay of it, as a faster pace costs more in steps than it saves of it
+   (`placer.kernels.shares._eager_s`); ``h rho >= c C^2 / W >= c (2 q C - q^2 W)``
    adds the margin of KV. The active adapters themselves are ``sum(1 - exp(-W_i / N)) <= A_high``, and
    tokens and context are bounded by the pace. Where slots are short of the adapters active at full
    batch, A is S, and acceptance asks for slots for those active at the operating pace nu; the batch
-   there is settled (`placer.kernels.acceptance`), so ``nu step(X / nu; A_op) <= 1.05``, which bounds the
-   work from above by the pace, and the activity at that pace is at most S.
+   there is settled (`placer.kernels.acceptance`), so ``nu step(X / nu; A_op)`` is at most `MAX_UNSETTLED` or
+   the limit of rho, which bounds the work from above by the pace, and the activity at that pace is limited
+   by S. There `eager_ms` counts in full where steps hold 768 tokens, and with fewer grows with the tokens.
 3. Each of these conditions says that a linear size of the adapters adds up to at most 1. So does every
    mixture of them with weights that add up to 1. One mixture is chosen for each cell (by the simplex
    method, for groups of like adapters; the choice cannot make the bound wrong, only loose).
@@ -78,7 +81,7 @@ from placer.kernels.shares import least_shares as fill_least_shares
 from placer.limits import max_adapters_per_gpu, max_loras_ladders, usable_slot_ranks
 from placer.ranks import slot_rank, slot_rank_classes
 from twin.domain import ServerConfig
-from twin.latency import STEP_TERMS, scheduler_coefficients, step_coefficients
+from twin.latency import scheduler_coefficients, step_coefficients
 from twin.memory import kv_tokens
 
 if TYPE_CHECKING:
@@ -86,9 +89,6 @@ if TYPE_CHECKING:
 
     from placer.placement import BoundKind
     from placer.problem import PlacementProblem
-
-EAGER_MS = feature.STEP_COEFFICIENTS + STEP_TERMS.index("eager_ms")
-"""Its place in the surrogate's copy of the calibration."""
 
 ROUNDING = 1e-9
 """Relative slack of the sums, so that rounding cannot lift a bound above a full plan."""
@@ -235,8 +235,7 @@ def least_shares(
     (num_adapters,) float64, infinite where no GPU takes an adapter.
     """
     terms = adapter_terms(problem.workload) if terms is None else terms
-    calibration = problem.surrogate.calibration.copy()
-    calibration[EAGER_MS] = 0.0
+    calibration = problem.surrogate.calibration
     decodes = terms[:, feature.RATE_OUT]
     context = (
         terms[:, feature.RATE_IN_OUT]

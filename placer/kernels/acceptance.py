@@ -31,7 +31,7 @@ FEW_SLOTS = 8
 SPARE_SLOTS = 1.25
 """More slots than this for each adapter are not worth a trial."""
 
-MAX_UNSETTLED = 1.05
+MAX_UNSETTLED = 1.015
 """Little's law over the batch that the features settled on, at most, where slots are scarce."""
 
 REFUSED = 2.0

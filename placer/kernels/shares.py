@@ -24,7 +24,7 @@ from placer.kernels.acceptance import (
     MIN_SLOTS_OVER_ACTIVE,
     MIN_SLOTS_OVER_HOT,
 )
-from twin.kernels.latency import scheduler_us, step_ms
+from twin.kernels.latency import GRAPH_TOKENS, NUM_STEP_TERMS, scheduler_us, step_ms
 from twin.kernels.memory import kv_tokens_kernel
 
 # What an adapter brings, a second: decodes, prompt tokens, context tokens; and, at a pace, the chances
@@ -33,6 +33,12 @@ DECODES, PROMPT, CONTEXT, ACTIVITY, HOT = range(5)
 NUM_SIZES = 5
 
 NUM_CONDITIONS = 7
+ALL_EAGER_TOKENS = 1.5 * GRAPH_TOKENS
+"""Tokens of a mean step from which on every step is beyond the largest CUDA graph."""
+
+EAGER_MS = STEP_COEFFICIENTS + NUM_STEP_TERMS - 1
+"""Its place in the calibration."""
+
 ACTIVE_PARTS = (0.0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 """Where slots are short at full batch: cuts of the adapters active at the present load, in slots."""
 
@@ -90,6 +96,40 @@ def _load_row(calibration, total, pace_row, num_adapters, max_lora_rank, max_lor
         row[k] += fixed_s * pace_row[k]
     row[ACTIVITY] = 0.0
     return fixed_s
+
+
+@njit(cache=True, nogil=True)
+def _eager_s(eager_ms, num_tokens, fixed_s):
+    """Return what steps of `num_tokens` tokens or more pay beyond the largest CUDA graph, seconds.
+
+    As a GPU's pace N grows its steps shrink, and this cost with them, by half of `eager_ms` a step
+    at most. Where the rest of the step, `fixed_s`, grows by more, the slowest pace is the cheapest.
+    """
+    eager_s = 1e-3 * eager_ms
+    if fixed_s < 0.5 * eager_s:
+        return 0.0
+    return eager_s * min(max(num_tokens / GRAPH_TOKENS - 0.5, 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _eager_parts(eager_ms, is_whole, fixed_s):
+    """Return what `eager_ms` adds a second at least: for each token, and for each step of the pace.
+
+    Parameters
+    ----------
+    eager_ms
+        Cost of a step beyond the largest CUDA graph.
+    is_whole
+        Whether steps hold `ALL_EAGER_TOKENS` or more; with fewer, the cost grows with the tokens.
+    fixed_s
+        The rest of a step that does not depend on the work; the sum of both must grow with the pace.
+    """
+    eager_s = 1e-3 * eager_ms
+    if is_whole:
+        return 0.0, eager_s
+    if fixed_s < 0.5 * eager_s:
+        return 0.0, 0.0
+    return eager_s / GRAPH_TOKENS, -0.5 * eager_s
 
 
 @njit(cache=True, nogil=True)
@@ -242,24 +282,26 @@ def _composition(brought):
 
     Returns
     -------
-    total, least_prompt, least_kv, least_context, most_decodes
+    total, least_prompt, least_kv, least_context, least_tokens, most_decodes
         (3,) sums; prompt and context tokens for each decode at least; context tokens for each token
-        at least; decodes for each token at most.
+        at least, and the reverse; decodes for each token at most.
     """
     total = np.zeros(3)
     least_prompt, least_kv, least_context, most_decodes = np.inf, np.inf, np.inf, 0.0
+    least_tokens = np.inf
     for row in range(brought.shape[0]):
         total += brought[row]
         decodes, prompt, context = brought[row, 0], brought[row, 1], brought[row, 2]
         least_prompt = min(least_prompt, prompt / decodes)
         least_kv = min(least_kv, context / decodes)
         least_context = min(least_context, context / (decodes + prompt))
+        least_tokens = min(least_tokens, (decodes + prompt) / context)
         most_decodes = max(most_decodes, decodes / (decodes + prompt))
-    return total, least_prompt, least_kv, least_context, most_decodes
+    return total, least_prompt, least_kv, least_context, least_tokens, most_decodes
 
 
 @njit(cache=True, nogil=True)
-def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, paces, bucket_ratio):
+def _cells(calibration, eager_ms, brought, ladder, num_ladder, max_lora_rank, margins, paces, bucket_ratio):
     """Return every cell's conditions, and the index of its fastest pace.
 
     Returns
@@ -277,7 +319,7 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
     per_adapter_s = _step_s(calibration, nothing, 2.0, max_lora_rank, 1) - _step_s(
         calibration, nothing, 1.0, max_lora_rank, 1
     )
-    total, least_prompt, least_kv, least_context, most_decodes = _composition(brought)
+    total, least_prompt, least_kv, least_context, least_tokens, most_decodes = _composition(brought)
     mean_context = total[CONTEXT] / total[DECODES]
     most_active = min(ladder[num_ladder - 1] * 1.0, num_adapters * 1.0)
 
@@ -285,7 +327,8 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
     row_pace = np.zeros(1024, dtype=np.int64)
     num_cells = 0
     pace_row, pace_kv = np.zeros(3), np.zeros(3)
-    load, kv_load = np.empty(4), np.empty(4)
+    load, kv_load, seen_load = np.empty(4), np.empty(4), np.empty(4)
+    seen_s = 0.0
     low = 0.0
     while low < most_active:
         # --- Active adapters in (low, high]: as many slots at least, and no more KV than beside them.
@@ -313,7 +356,15 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
                 most_slots = ladder[max(last_slots, 0)] / margins[MIN_SLOTS_OVER_ACTIVE]
                 on_step = low if short_of_slots == 0 else max_loras * 1.0
                 fixed_s = _load_row(calibration, total, pace_row, on_step, max_lora_rank, max_loras, load)
-                _load_row(calibration, total, pace_kv, on_step, max_lora_rank, max_loras, kv_load)
+                kv_fixed_s = _load_row(
+                    calibration, total, pace_kv, on_step, max_lora_rank, max_loras, kv_load
+                )
+                for c in range(3):
+                    if branch == 0:
+                        kv_load[c] += pace_kv[c] * _eager_s(eager_ms, kv * least_tokens, kv_fixed_s)
+                    else:
+                        fullest = budget if branch == 1 else seqs / most_decodes
+                        load[c] += pace_row[c] * _eager_s(eager_ms, fullest, fixed_s)
                 usual = max(
                     _dot(total, pace_row) / _dot(total, load), _dot(total, pace_kv) / _dot(total, kv_load)
                 )
@@ -327,45 +378,54 @@ def _cells(calibration, brought, ladder, num_ladder, max_lora_rank, margins, pac
                     kv_load[DECODES] -= thrash * mean_context**2
                 # Short of slots, the operating pace counts, and the active adapters at it are cut again.
                 for part in range(1 if short_of_slots == 0 else len(ACTIVE_PARTS) - 1):
-                    operating_s = fixed_s - (on_step - ACTIVE_PARTS[part] * most_slots) * per_adapter_s
-                    if short_of_slots == 1 and ACTIVE_PARTS[part] * most_slots > on_step:
-                        operating_s = fixed_s
-                    k = 0
-                    while k < paces.shape[0]:
-                        # --- Paces in (slow, fast]: fine about the usual one.
-                        fast, pace = paces[k], k
-                        k += 1 if 0.4 * usual < fast <= 3.0 * usual else 2
-                        slow = paces[k] if k < paces.shape[0] else 0.0
-                        if short_of_slots == 0 and slow * fixed_s >= max(max_rho, full):
-                            continue
-                        settled = slow / MAX_UNSETTLED
-                        if short_of_slots == 1 and settled * operating_s >= full:
-                            continue
-                        if num_cells == rows.shape[0]:
-                            rows = np.concatenate((rows, np.zeros_like(rows)))
-                            row_pace = np.concatenate((row_pace, np.zeros_like(row_pace)))
-                        cell = rows[num_cells]
-                        row_pace[num_cells] = pace
-                        num_cells += 1
-                        # pace x active >= pace x low + slow (active - low)
-                        active_s = slow * per_adapter_s
-                        spread = limit + active_s * low
-                        for c in range(3):
-                            cell[0, c], cell[1, c] = load[c] / limit, kv_load[c] / limit
-                            cell[2, c], cell[3, c] = load[c] / spread, kv_load[c] / spread
-                        if short_of_slots == 0:
-                            cell[2, ACTIVITY] = cell[3, ACTIVITY] = active_s / spread
-                            cell[4, ACTIVITY] = 1.0 / high
-                        else:
-                            # At the operating pace: pace x step(work / pace) <= 1 (+ what is unsettled)
-                            left = max(full - settled * operating_s, 1e-9)
+                    if short_of_slots == 1:
+                        seen = min(ACTIVE_PARTS[part] * most_slots, max_loras * 1.0)
+                        seen_s = _load_row(
+                            calibration, total, pace_row, seen, max_lora_rank, max_loras, seen_load
+                        )
+                    # Steps at the operating pace hold fewer tokens than pay all of `eager_ms`, or not.
+                    for eager in range(1 + short_of_slots):
+                        k = 0
+                        while k < paces.shape[0]:
+                            # --- Paces in (slow, fast]: fine about the usual one.
+                            fast, pace = paces[k], k
+                            k += 1 if 0.4 * usual < fast <= 3.0 * usual else 2
+                            slow = paces[k] if k < paces.shape[0] else 0.0
+                            if short_of_slots == 0 and slow * fixed_s >= max(max_rho, full):
+                                continue
+                            if short_of_slots == 1:
+                                # At the operating pace: pace x step(work / pace) <= 1 (+ what is unsettled)
+                                token_s, pace_s = _eager_parts(eager_ms, eager == 1, seen_s)
+                                left = max(limit, MAX_UNSETTLED) * full - slow * (seen_s + pace_s)
+                                if left <= 0.0:
+                                    continue
+                            if num_cells == rows.shape[0]:
+                                rows = np.concatenate((rows, np.zeros_like(rows)))
+                                row_pace = np.concatenate((row_pace, np.zeros_like(row_pace)))
+                            cell = rows[num_cells]
+                            row_pace[num_cells] = pace
+                            num_cells += 1
+                            # pace x active >= pace x low + slow (active - low)
+                            active_s = slow * per_adapter_s
+                            spread = limit + active_s * low
                             for c in range(3):
-                                cell[2, c] = (load[c] - fixed_s * pace_row[c]) / (MAX_UNSETTLED * left)
-                                cell[3, c] = 0.0
-                            cell[3, HOT] = margins[MIN_SLOTS_OVER_HOT] / ladder[last_slots]
-                            cell[4, ACTIVITY] = 1.0 / (ACTIVE_PARTS[part + 1] * most_slots)
-                        cell[5, CONTEXT] = 1.0 / (kv * fast)
-                        cell[6, DECODES] = cell[6, PROMPT] = 1.0 / (budget * fast)
+                                cell[0, c], cell[1, c] = load[c] / limit, kv_load[c] / limit
+                                cell[2, c], cell[3, c] = load[c] / spread, kv_load[c] / spread
+                            tokens = budget
+                            if short_of_slots == 0:
+                                cell[2, ACTIVITY] = cell[3, ACTIVITY] = active_s / spread
+                                cell[4, ACTIVITY] = 1.0 / high
+                            else:
+                                for c in range(3):
+                                    cell[2, c] = (seen_load[c] - seen_s * pace_row[c]) / left
+                                    cell[3, c] = 0.0
+                                cell[2, DECODES] += token_s / left
+                                cell[2, PROMPT] += token_s / left
+                                cell[3, HOT] = margins[MIN_SLOTS_OVER_HOT] / ladder[last_slots]
+                                cell[4, ACTIVITY] = 1.0 / (ACTIVE_PARTS[part + 1] * most_slots)
+                                tokens = budget if eager == 1 else min(ALL_EAGER_TOKENS, budget)
+                            cell[5, CONTEXT] = 1.0 / (kv * fast)
+                            cell[6, DECODES] = cell[6, PROMPT] = 1.0 / (tokens * fast)
         low = high
     return rows[:num_cells], row_pace[:num_cells]
 
@@ -379,7 +439,7 @@ def _take_least(size, pace, brought, activity, heat, first, last, shares):
 
 
 @njit(cache=True, nogil=True)
-def _all_cells(calibration, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio):
+def _all_cells(calibration, eager_ms, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio):
     """Return `_cells` of every slot rank that a GPU may need, and each cell's; rows sorted by rank."""
     rows = np.zeros((0, NUM_CONDITIONS, NUM_SIZES))
     row_pace, cell_class = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -394,6 +454,7 @@ def _all_cells(calibration, brought, rank_class, slot_ranks, ladders, margins, p
             continue
         more, more_pace = _cells(
             calibration,
+            eager_ms,
             brought[:below],
             ladders[each],
             num_ladder,
@@ -471,8 +532,10 @@ def least_shares(
     means, active, hot, least, least_active, least_hot, most_decodes = _clusters(
         brought, activity, heat, starts
     )
+    eager_ms, calibration = calibration[EAGER_MS], calibration.copy()
+    calibration[EAGER_MS] = 0.0  # the rest of the step law is convex in the work
     rows, row_pace, cell_class = _all_cells(
-        calibration, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio
+        calibration, eager_ms, brought, rank_class, slot_ranks, ladders, margins, paces, bucket_ratio
     )
     num_clusters, num_cells = cluster_class.shape[0], rows.shape[0]
 
