@@ -62,14 +62,22 @@ class RunningGpu:
             )
 
 
-def running_of(placement: Placement) -> tuple[RunningGpu, ...]:
-    """Return the servers of a plan, as they run once it is in force."""
+def running_of(placement: Placement, origin: NDArray[np.int64] | None = None) -> tuple[RunningGpu, ...]:
+    """Return the servers of a plan, as they run once it is in force.
+
+    Parameters
+    ----------
+    placement
+        The plan.
+    origin
+        (num_rows,) int64, the adapter that each row of the plan is, where some have several rows.
+    """
     return tuple(
         RunningGpu(
             gpu=gpu.gpu,
             max_loras=gpu.max_loras,
             max_lora_rank=gpu.max_lora_rank,
-            rows=tuple(gpu.rows.tolist()),
+            rows=tuple((gpu.rows if origin is None else np.unique(origin[gpu.rows])).tolist()),
         )
         for gpu in placement.gpus
     )

@@ -23,6 +23,8 @@ DEFAULT_STARVATION_RISK = 0.05
 DEFAULT_NUM_TRIALS = 10_000
 """Some 50 ms, where the first plan does not meet its bound."""
 
+DEFAULT_MAX_REPLICAS = 64
+
 MAX_TRIALS = 10_000_000
 
 MAX_GPUS = 1_000_000
@@ -52,6 +54,8 @@ class PlacementProblem:
         Longest request in tokens that every server takes; None takes the model's own.
     max_loras
         Slots of every server; None lets each have its own number.
+    max_replicas
+        Of one adapter that no single GPU carries, at most; 1 splits none. See `placer.replicas`.
     margins
         Limits that every GPU keeps beside `starvation_risk`.
     num_trials
@@ -72,6 +76,7 @@ class PlacementProblem:
     starvation_risk: float = DEFAULT_STARVATION_RISK
     max_model_len: int | None = None
     max_loras: int | None = None
+    max_replicas: int = DEFAULT_MAX_REPLICAS
     margins: Margins = DEFAULT_MARGINS
     num_trials: int = DEFAULT_NUM_TRIALS
 
@@ -80,6 +85,7 @@ class PlacementProblem:
         _require_integer("max_gpus", self.max_gpus, MAX_GPUS)
         longest = self.calibration.model.max_model_len
         _require_integer("max_model_len", self.max_model_len, longest)
+        _require_integer("max_replicas", self.max_replicas, MAX_GPUS)
         if not 0 < self.starvation_risk < 1:  # NaN fails too
             raise InvalidProblemError("starvation_risk", f"must be in (0, 1), got {self.starvation_risk!r}")
         if self.num_trials != 0:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from placer.delta import re_place
+import numpy as np
+
 from placer.errors import InvalidProblemError
-from placer.packing import place
+from placer.replicas import place_replicated, re_place_replicated, replicas_running
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from placer.delta import PlacementDelta, RunningGpu
-    from placer.placement import Placement
+    from placer.placement import Placement, Unplaced
     from placer.problem import PlacementProblem
     from twin.domain import Workload
 
@@ -56,17 +56,21 @@ class Consequence:
     problem
         The problem with the change.
     placement
-        Its plan from scratch, with the fewest GPUs that were found.
+        Its plan from scratch, with the fewest GPUs that were found; where an adapter has replicas its
+        rows are those of `placer.replicas.Replicated`.
+    unplaced
+        The adapters without a GPU, by their row in `problem`.
     delta
         The plan near the servers that run, and how to get there.
     lost
         Servers that failed, by number.
     num_loads
-        Adapters that are loaded where no server that runs has them: new ones, and those of the lost.
+        Loads that are no moves: of new adapters, of those of lost servers, of further replicas.
     """
 
     problem: PlacementProblem
     placement: Placement
+    unplaced: tuple[Unplaced, ...]
     delta: PlacementDelta
     lost: tuple[int, ...]
     num_loads: int
@@ -96,18 +100,27 @@ def consequence(
     InvalidProblemError, InvalidInputError
         Naming the field: of the change, or ``adapters[i].name`` of the workload with the change.
     """
-    lost = _lost(problem.workload, current, change.lose_gpus)
+    lost = _lost(problem, current, change.lose_gpus)
     changed = _changed(problem, change, len(current))
     left = tuple(gpu for gpu in current if gpu.gpu not in lost)
-    delta = re_place(changed, left, max_moves)
-    served = {row for gpu in left for row in gpu.rows}
-    placed = (row for gpu in delta.placement.gpus for row in gpu.rows.tolist())
+    delta, running = re_place_replicated(changed, left, max_moves)
+    served = {(row, gpu.gpu) for gpu in left for row in gpu.rows}
+    rows = {
+        (row if running is None else int(running.origin[row]), gpu.gpu)
+        for gpu in delta.placement.gpus
+        for row in gpu.rows.tolist()
+    }
+    placement, found = place_replicated(changed)
+    unplaced = placement.unplaced
+    if found is not None:
+        unplaced = tuple(replace(lack, row=int(found.origin[lack.row])) for lack in unplaced)
     return Consequence(
         problem=changed,
-        placement=place(changed),
+        placement=placement,
+        unplaced=unplaced,
         delta=delta,
         lost=lost,
-        num_loads=sum(row not in served for row in placed),
+        num_loads=max(len(rows - served) - len(delta.moves), 0),
     )
 
 
@@ -135,12 +148,16 @@ def _changed(problem: PlacementProblem, change: Change, num_running: int) -> Pla
     )
 
 
-def _lost(workload: Workload, current: tuple[RunningGpu, ...], count: int) -> tuple[int, ...]:
+def _lost(problem: PlacementProblem, current: tuple[RunningGpu, ...], count: int) -> tuple[int, ...]:
     """Return the numbers of the servers with the most traffic."""
     if count and count >= len(current):
         raise InvalidProblemError(
             "lose_gpus", f"must leave one of the {len(current)} GPUs that run, got {count}"
         )
+    workload = problem.workload
     offered = workload.rate_rps * (workload.input_tokens_mean + workload.output_tokens_mean)
-    by_traffic = sorted(current, key=lambda gpu: (-float(offered[list(gpu.rows)].sum()), gpu.gpu))
+    offered = offered / replicas_running(problem, current)
+    by_traffic = sorted(
+        current, key=lambda gpu: (-float(offered[np.array(gpu.rows, np.int64)].sum()), gpu.gpu)
+    )
     return tuple(sorted(gpu.gpu for gpu in by_traffic[:count]))

@@ -108,6 +108,10 @@ class OptionsSchema(Border):
     max_loras: int | None = Field(
         default=None, ge=1, le=4096, description="Slots of every server; without it, each has its own."
     )
+    replicas: bool = Field(
+        default=True,
+        description="Split an adapter that no single GPU carries over several; else it is not placed.",
+    )
     max_moves: int | None = Field(
         default=None,
         ge=0,
@@ -339,6 +343,20 @@ class VerificationSchema(BaseModel):
     repairs: list[RepairSchema] | None = None
 
 
+class ReplicaSchema(BaseModel):
+    """A GPU that serves part of an adapter's requests, and which part."""
+
+    gpu: int
+    share: float
+
+
+class ReplicasSchema(BaseModel):
+    """An adapter that no single GPU carries: route each request to one of its GPUs, by share."""
+
+    adapter: str
+    gpus: list[ReplicaSchema]
+
+
 class PlanSchema(BaseModel):
     """A placement."""
 
@@ -353,6 +371,9 @@ class PlanSchema(BaseModel):
     given_up: str | None = Field(description="What the objective cost: latency, or GPUs.")
     starvation_probability: float = Field(description="That some GPU of the plan starves.")
     gpus: list[GpuSchema]
+    replicas: list[ReplicasSchema] = Field(
+        default=[], description="Adapters on several GPUs; those on one are in `gpus` alone."
+    )
     unplaced: list[UnplacedSchema]
     surrogate_version: str
     calibration_id: str

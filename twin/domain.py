@@ -273,6 +273,42 @@ class Workload:
             **columns,
         )
 
+    def divided(self, counts: NDArray[np.integer[Any]]) -> Workload:
+        """Return the workload with each adapter as several, by whom each request is taken at random.
+
+        The gaps of a renewal process thinned to a share have ``cv^2 = share cv^2 + 1 - share``.
+
+        Parameters
+        ----------
+        counts
+            (num_adapters,) integers >= 1; where it is 1 the adapter stays as it is.
+
+        Raises
+        ------
+        InvalidInputError
+            Where an adapter to be divided has a schedule of rates.
+        """
+        origin = np.repeat(np.arange(self.num_adapters), counts)
+        share = 1.0 / np.asarray(counts)[origin]
+        columns: dict[str, Any] = {
+            name: getattr(self, name)[origin] for name in ("rank", "arrival_law", *_FLOAT_COLUMNS)
+        }
+        columns["rate_rps"] = columns["rate_rps"] * share
+        thinned = np.sqrt(share * columns["arrival_cv"] ** 2 + 1.0 - share)
+        columns["arrival_cv"] = np.where(share < 1, thinned, columns["arrival_cv"])
+        for name in _OBJECT_COLUMNS:
+            values = getattr(self, name)
+            columns[name] = tuple(values[row] for row in origin) if values else ()
+        for row, schedule in enumerate(columns["rate_schedules"]):
+            if schedule is not None and share[row] < 1:
+                raise InvalidInputError(f"adapters[{origin[row]}].rate_schedule", "cannot be divided")
+        return Workload(
+            base_model=self.base_model,
+            gpu_type=self.gpu_type,
+            adapter_ids=_part_ids(self.adapter_ids, np.asarray(counts).tolist()),
+            **columns,
+        )
+
     def _set_laws(self, count: int) -> None:
         """Fill in the columns that may be left out, and make them read-only."""
         law = np.ascontiguousarray(self.arrival_law)
@@ -338,6 +374,22 @@ _FLOAT_COLUMNS = (
 )
 
 _OBJECT_COLUMNS = ("rate_schedules", "input_tokens_quantiles", "output_tokens_quantiles")
+
+
+def _part_ids(adapter_ids: tuple[str, ...], counts: list[int]) -> tuple[str, ...]:
+    """Return a unique name for each part; an adapter that stays whole keeps its own."""
+    taken = set(adapter_ids)
+    names: list[str] = []
+    for name, count in zip(adapter_ids, counts, strict=True):
+        number = 0
+        for _ in range(count):
+            part = name
+            while count > 1 and part in taken:
+                number += 1
+                part = f"{name[:240]}#{number}"
+            taken.add(part)
+            names.append(part)
+    return tuple(names)
 
 
 def _law_codes(names: list[str]) -> NDArray[np.int8]:

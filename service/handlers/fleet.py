@@ -116,7 +116,7 @@ async def workloads(request: Request) -> Response:
             base_model=current.key.base_model,
             gpu_type=current.key.gpu_type,
             version=current.version,
-            num_adapters=current.plan.problem.workload.num_adapters,
+            num_adapters=len(current.plan.adapter_ids),
             offered_tok_s=current.plan.problem.workload.offered_tok_s,
             num_gpus=current.plan.placement.num_gpus,
             plan_id=current.plan.plan_id,

@@ -127,7 +127,7 @@ def plan_in_force(
 def _summary(plan: Plan) -> str:
     placement, workload = plan.placement, plan.problem.workload
     summary = (
-        f"{workload.num_adapters} adapters offering {workload.offered_tok_s:.0f} tok/s "
+        f"{len(plan.adapter_ids)} adapters offering {workload.offered_tok_s:.0f} tok/s "
         f"are planned on {placement.num_gpus} GPUs (lower bound {placement.lower_bound})"
     )
     if not placement.feasible:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import orjson
 
 from placer.errors import InvalidProblemError
 from placer.explain import vllm_args
-from placer.packing import place
-from placer.problem import PlacementProblem
+from placer.problem import DEFAULT_MAX_REPLICAS, PlacementProblem
+from placer.replicas import place_replicated
 from placer.verify import HORIZON_S, verify
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
@@ -20,7 +21,10 @@ from service.reading import read_workload
 from service.schemas import OptionsSchema
 
 if TYPE_CHECKING:
-    from placer.placement import GpuPlan, Placement
+    from collections.abc import Callable, Sequence
+
+    from placer.placement import GpuPlan, Placement, Unplaced
+    from placer.replicas import Replicated
     from placer.verify import Verification
     from service.reading import WorkloadRequest
     from service.services.catalog import Catalog
@@ -31,12 +35,32 @@ NOT_ASKED: dict[str, Any] = {"status": "not_asked"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A placement with what it was made for and from."""
+    """A placement with what it was made for and from.
+
+    Attributes
+    ----------
+    plan_id
+        Equal requests to equal surrogates share it.
+    problem, placement
+        With a row for each replica of an adapter that has several.
+    verification
+        What the twin said, as JSON values.
+    adapter_ids
+        Of the workload that was asked for.
+    replicas
+        Which rows are one adapter; None where each is one.
+    """
 
     plan_id: str
     problem: PlacementProblem
     placement: Placement
     verification: dict[str, Any]
+    adapter_ids: tuple[str, ...]
+    replicas: Replicated | None = None
+
+    def name_of(self, row: int) -> str:
+        """Return the name of a row's adapter."""
+        return self.adapter_ids[row if self.replicas is None else int(self.replicas.origin[row])]
 
 
 class PlacementService:
@@ -69,15 +93,21 @@ class PlacementService:
         problem = self.problem_of(request)
         if request.options.verify:
             _check_verifiable(problem, self._settings)
-        placement, verification = place(problem), NOT_ASKED
+        plan_id, adapter_ids = plan_id_of(document, problem), problem.workload.adapter_ids
+        verification = NOT_ASKED
+        placement, replicas = place_replicated(problem)
+        if replicas is not None:
+            problem = replicas.problem
         if request.options.verify:
             placement, verification = self._verified(placement, problem)
-        PLACEMENT_ADAPTERS.inc(problem.workload.num_adapters)
+        PLACEMENT_ADAPTERS.inc(len(adapter_ids))
         return Plan(
-            plan_id=plan_id_of(document, problem),
+            plan_id=plan_id,
             problem=problem,
             placement=placement,
             verification=verification,
+            adapter_ids=adapter_ids,
+            replicas=replicas,
         )
 
     def verified(self, document: bytes) -> Plan:
@@ -125,6 +155,7 @@ class PlacementService:
                 starvation_risk=options.starvation_risk,
                 num_trials=options.num_trials,
                 max_loras=options.max_loras,
+                max_replicas=DEFAULT_MAX_REPLICAS if options.replicas else 1,
             )
         except InvalidProblemError as error:
             is_option = error.field in OptionsSchema.model_fields
@@ -184,7 +215,6 @@ def encode_plan(plan: Plan) -> bytes:
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as JSON values."""
     placement, problem = plan.placement, plan.problem
-    ids = problem.workload.adapter_ids
     return {
         "plan_id": plan.plan_id,
         "feasible": placement.feasible,
@@ -194,18 +224,37 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "bound_rests_on": placement.bound_rests_on,
         "given_up": _given_up(placement, problem),
         "starvation_probability": number_or_none(placement.starvation_probability),
-        "gpus": [_gpu_document(gpu, problem, ids) for gpu in placement.gpus],
-        "unplaced": unplaced_documents(placement, problem),
+        "gpus": [_gpu_document(gpu, plan) for gpu in placement.gpus],
+        "replicas": _replicas_document(plan),
+        "unplaced": unplaced_documents(placement.unplaced, plan.name_of),
         "surrogate_version": problem.surrogate.version,
         "calibration_id": problem.calibration.calibration_id,
         "verification": plan.verification,
     }
 
 
-def unplaced_documents(placement: Placement, problem: PlacementProblem) -> list[dict[str, str]]:
-    """Return the adapters without a GPU as JSON values."""
-    ids = problem.workload.adapter_ids
-    return [{"adapter": ids[row.row], "code": row.code, "reason": row.reason} for row in placement.unplaced]
+def _replicas_document(plan: Plan) -> list[dict[str, Any]]:
+    """Return the adapters on several GPUs, and what share of its traffic each has there."""
+    if plan.replicas is None:
+        return []
+    found: dict[int, Counter[int]] = {}
+    for gpu in plan.placement.gpus:
+        for row in gpu.rows[plan.replicas.share[gpu.rows] < 1].tolist():
+            shares = found.setdefault(int(plan.replicas.origin[row]), Counter())
+            shares[gpu.gpu] += plan.replicas.share[row]
+    return [
+        {
+            "adapter": plan.adapter_ids[origin],
+            "gpus": [{"gpu": gpu, "share": number_or_none(share)} for gpu, share in sorted(shares.items())],
+        }
+        for origin, shares in sorted(found.items())
+    ]
+
+
+def unplaced_documents(unplaced: Sequence[Unplaced], name_of: Callable[[int], str]) -> list[dict[str, str]]:
+    """Return the adapters without a GPU as JSON values; one with several replicas is told once."""
+    told = {name_of(row.row): row for row in unplaced}
+    return [{"adapter": name, "code": row.code, "reason": row.reason} for name, row in told.items()]
 
 
 def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
@@ -220,13 +269,13 @@ def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
     return f"latency: {pace} on the slowest GPU"
 
 
-def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...]) -> dict[str, Any]:
+def _gpu_document(gpu: GpuPlan, plan: Plan) -> dict[str, Any]:
     predicted = gpu.predicted
     return {
         "gpu": gpu.gpu,
         "max_loras": gpu.max_loras,
         "max_lora_rank": gpu.max_lora_rank,
-        "adapters": [ids[row] for row in gpu.rows.tolist()],
+        "adapters": _adapter_names(gpu, plan),
         "predicted": {
             "throughput_tok_s": number_or_none(predicted.throughput_tok_s),
             "offered_tok_s": number_or_none(predicted.offered_tok_s),
@@ -237,8 +286,15 @@ def _gpu_document(gpu: GpuPlan, problem: PlacementProblem, ids: tuple[str, ...])
         },
         "binding_constraint": gpu.binding_constraint,
         "head_room": {name: number_or_none(share) for name, share in gpu.head_room.items()},
-        "vllm_args": vllm_args(gpu, problem),
+        "vllm_args": vllm_args(gpu, plan.problem),
     }
+
+
+def _adapter_names(gpu: GpuPlan, plan: Plan) -> list[str]:
+    rows = gpu.rows.tolist()
+    if plan.replicas is None:
+        return [plan.adapter_ids[row] for row in rows]
+    return list(dict.fromkeys(plan.name_of(row) for row in rows))
 
 
 def number_or_none(value: float) -> float | None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from placer.delta import RunningGpu, re_place
+from placer.delta import RunningGpu
 from placer.errors import InvalidProblemError
+from placer.replicas import re_place_replicated
 from service.errors import InvalidRequestError
 from service.reading import WorkloadRequest
 from service.schemas import ReplaceRequest
@@ -47,14 +48,16 @@ class ReplacementService:
         )
         current = running_gpus(request.current, problem.workload.adapter_ids)
         try:
-            delta = re_place(problem, current, request.options.max_moves)
+            delta, replicas = re_place_replicated(problem, current, request.options.max_moves)
         except InvalidProblemError as error:
             raise InvalidRequestError(error.message, field=error.field) from error
         plan = Plan(
             plan_id=plan_id_of(document, problem),
-            problem=problem,
+            problem=problem if replicas is None else replicas.problem,
             placement=delta.placement,
             verification=NOT_ASKED,
+            adapter_ids=problem.workload.adapter_ids,
+            replicas=replicas,
         )
         return encode_delta(plan, delta)
 
@@ -87,7 +90,6 @@ def running_gpus(current: CurrentSchema, adapter_ids: Sequence[str]) -> tuple[Ru
 
 def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
     """Return the plan and its difference as JSON (`service.schemas.DeltaSchema`)."""
-    ids = plan.problem.workload.adapter_ids
     document = plan_document(plan)
     document["feasible"] = delta_holds(delta)
     document["gap"] = document["gap"] if document["feasible"] else None
@@ -95,7 +97,8 @@ def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
         document
         | {
             "moves": [
-                {"adapter": ids[move.row], "from": move.source, "to": move.target} for move in delta.moves
+                {"adapter": plan.name_of(move.row), "from": move.source, "to": move.target}
+                for move in delta.moves
             ],
             "restarts": list(delta.restarts),
             "opened": list(delta.opened),

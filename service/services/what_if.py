@@ -12,7 +12,7 @@ import orjson
 
 from placer.delta import running_of
 from placer.errors import InvalidProblemError
-from placer.packing import place
+from placer.replicas import place_replicated
 from placer.what_if import Change, consequence
 from service.errors import InvalidRequestError
 from service.reading import WorkloadRequest
@@ -122,20 +122,21 @@ class WhatIfService:
         if request.adapters:
             workload = _workload(request.adapters, request.base_model, request.gpu_type)
             problem = self._problem(workload, request.options or OptionsSchema())
-            placement = running = place(problem)
+            placement, replicas = place_replicated(problem)
+            running = running_of(placement, None if replicas is None else replicas.origin)
         elif in_force is not None:
-            running = in_force.placement
-            problem, placement = in_force.problem, running
+            replicas = in_force.replicas
+            problem = in_force.problem if replicas is None else replicas.whole
+            placement = in_force.placement
+            running = running_of(placement, None if replicas is None else replicas.origin)
             if request.options is not None:
-                problem = self._problem(in_force.problem.workload, request.options)
-                placement = place(problem)
+                problem = self._problem(problem.workload, request.options)
+                placement, _ = place_replicated(problem)
         else:
             raise InvalidRequestError("must be given where no workload is in force", field="adapters")
         if request.current is not None:
-            current = running_gpus(request.current, problem.workload.adapter_ids)
-        else:
-            current = running_of(running)
-        return _Start(problem=problem, placement=placement, current=current)
+            running = running_gpus(request.current, problem.workload.adapter_ids)
+        return _Start(problem=problem, placement=placement, current=running)
 
     def _problem(self, workload: Workload, options: OptionsSchema) -> PlacementProblem:
         return self._placements.problem_of(WorkloadRequest(workload=workload, options=options))
@@ -215,11 +216,12 @@ def _size_document(placement: Placement) -> dict[str, Any]:
 
 def _consequence_document(found: Consequence, asked: ChangeSchema, num_gpus_now: int) -> dict[str, Any]:
     placement, delta = found.placement, found.delta
+    names = found.problem.workload.adapter_ids
     return _size_document(placement) | {
         "name": asked.name or _description(asked),
         "more_gpus": placement.num_gpus - num_gpus_now,
         "lost": list(found.lost),
-        "unplaced": unplaced_documents(placement, found.problem),
+        "unplaced": unplaced_documents(found.unplaced, names.__getitem__),
         "from_current": {
             "num_gpus": delta.placement.num_gpus,
             "feasible": delta_holds(delta),

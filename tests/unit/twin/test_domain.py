@@ -270,3 +270,29 @@ def test_a_calibration_refuses_a_bad_field(field, value):
 def test_a_calibration_is_named_by_gpu_model_and_engine():
     assert calibration().calibration_id == "toy-gpu/toy-model/toy-1"
     assert calibration().step == STEP
+
+
+@settings(max_examples=num_examples(50), deadline=None)
+@given(adapters, st.data())
+def test_the_parts_of_an_adapter_add_up_to_it(rows, data):
+    rows = [replace(row, rate_schedule=None) for row in rows]
+    counts = np.array([data.draw(st.integers(1, 4)) for _ in rows])
+    workload = Workload.from_adapters(rows)
+    parts = workload.divided(counts)
+    origin = np.repeat(np.arange(len(rows)), counts)
+    np.testing.assert_allclose(np.bincount(origin, parts.rate_rps), workload.rate_rps)
+    np.testing.assert_array_equal(parts.output_tokens_mean, workload.output_tokens_mean[origin])
+    whole = counts[origin] == 1
+    assert [parts.adapter_ids[row] for row in np.flatnonzero(whole)] == [
+        workload.adapter_ids[row] for row in origin[whole]
+    ]
+    np.testing.assert_array_equal(parts.arrival_cv[whole], workload.arrival_cv[origin[whole]])
+
+
+def test_requests_taken_at_random_from_bursts_are_less_bursty():
+    row = Adapter(
+        adapter_id="a", rank=8, rate_rps=2.0, input_tokens_mean=9, output_tokens_mean=9, arrival_cv=3.0
+    )
+    parts = Workload.from_adapters([row]).divided(np.array([4]))
+    np.testing.assert_allclose(parts.arrival_cv, math.sqrt(0.25 * 9 + 0.75))
+    assert len(set(parts.adapter_ids)) == 4

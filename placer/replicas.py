@@ -1,0 +1,177 @@
+"""Adapters that no single GPU can carry, split into replicas: rows with a part of the rate each.
+
+A replica is an adapter like any other to all that packs, verifies and re-places; only who reads the plan
+needs to know which rows are one adapter. Requests go to a replica at random, by its share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from placer.delta import re_place
+from placer.packing import RISK_RESOLUTION, place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from placer.delta import PlacementDelta, RunningGpu
+    from placer.placement import Placement
+    from placer.problem import PlacementProblem
+
+TOO_HEAVY = frozenset({"overload", "starvation_risk"})
+"""Codes of adapters that a GPU alone does not carry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replicated:
+    """A problem in which heavy adapters are several rows.
+
+    Attributes
+    ----------
+    whole
+        The problem with a row for each adapter.
+    problem
+        The problem with a row for each replica.
+    origin
+        (num_rows,) int64, each row's adapter in `whole`; ascending.
+    share
+        (num_rows,) float64, its part of the adapter's traffic.
+    """
+
+    whole: PlacementProblem
+    problem: PlacementProblem
+    origin: NDArray[np.int64]
+    share: NDArray[np.float64]
+
+
+def replicated(problem: PlacementProblem, counts: NDArray[np.int64]) -> Replicated:
+    """Return the problem with so many replicas of each adapter, equal parts of its traffic each.
+
+    Parameters
+    ----------
+    problem
+        What is to be placed.
+    counts
+        (num_adapters,) int64 >= 1.
+    """
+    origin = np.repeat(np.arange(len(counts)), counts)
+    return Replicated(
+        whole=problem,
+        problem=replace(problem, workload=problem.workload.divided(counts)),
+        origin=origin,
+        share=1.0 / counts[origin],
+    )
+
+
+def replicas_needed(problem: PlacementProblem, placement: Placement) -> NDArray[np.int64]:
+    """Return how many replicas each adapter needs so that a GPU alone carries one.
+
+    Parameters
+    ----------
+    problem, placement
+        A plan, and what it was made for: those it could not place because they are too heavy are split.
+
+    Returns
+    -------
+    (num_adapters,) int64: 1 for all others, and for those that no number of replicas helps.
+    """
+    counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
+    for adapter in placement.unplaced:
+        if adapter.code in TOO_HEAVY:
+            counts[adapter.row] = _fewest(problem, adapter.row)
+    return counts
+
+
+def _fewest(problem: PlacementProblem, row: int) -> int:
+    """Return the fewest equal parts of an adapter that a GPU carries, 1 where none is found."""
+    alone = replace(
+        problem,
+        workload=problem.workload.subset(np.array([row])),
+        objective="min_gpus",
+        max_gpus=None,
+        num_trials=0,
+        # What one GPU of the largest fleet is allowed: each part must fit in the plan too.
+        starvation_risk=min(problem.starvation_risk, RISK_RESOLUTION),
+    )
+    part = alone.workload
+    for count in range(1, problem.max_replicas + 1):
+        one = part.divided(np.array([count])).subset(np.array([0]))
+        if place(replace(alone, workload=one)).feasible:
+            return count
+    return 1
+
+
+def place_replicated(problem: PlacementProblem) -> tuple[Placement, Replicated | None]:
+    """Return the plan of a problem, with replicas of the adapters that no single GPU carries.
+
+    Where there are none it is `placer.packing.place`. Bounds and reasons are those of the problem
+    with the replicas as rows.
+    """
+    placement = place(problem)
+    counts = replicas_needed(problem, placement)
+    if (counts == 1).all():
+        return placement, None
+    found = replicated(problem, counts)
+    return place(found.problem), found
+
+
+def re_place_replicated(
+    problem: PlacementProblem, current: tuple[RunningGpu, ...], max_moves: int | None = None
+) -> tuple[PlacementDelta, Replicated | None]:
+    """Return a plan near the one in force, in which an adapter may be on several GPUs.
+
+    An adapter that several of them serve keeps as many replicas, with equal parts of its traffic; one
+    that has become too heavy gets more. Parameters and errors as in `placer.delta.re_place`.
+    """
+    if problem.max_replicas == 1:
+        return re_place(problem, current, max_moves), None
+    counts = replicas_running(problem, current)
+    replicas, delta = _re_placed(problem, current, counts, max_moves)
+    within = problem if replicas is None else replicas.problem
+    needed = np.maximum(replicas_needed(within, delta.placement), _needed_to_mend(within, delta))
+    if (needed > 1).any():
+        origin = np.arange(len(counts)) if replicas is None else replicas.origin
+        most = np.ones(len(counts), dtype=np.int64)
+        np.maximum.at(most, origin, needed)
+        replicas, delta = _re_placed(problem, current, counts * most, max_moves)
+    return delta, replicas
+
+
+def _needed_to_mend(problem: PlacementProblem, delta: PlacementDelta) -> NDArray[np.int64]:
+    """Return the replicas of adapters that are too heavy for the GPU they run on, as `replicas_needed`."""
+    counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
+    broken = {gpu.gpu for gpu in delta.unmended}
+    for gpu in delta.placement.gpus:
+        if gpu.gpu in broken:
+            heaviest = int(gpu.rows[0])
+            counts[heaviest] = _fewest(problem, heaviest)
+    return counts
+
+
+def replicas_running(problem: PlacementProblem, current: tuple[RunningGpu, ...]) -> NDArray[np.int64]:
+    """Return on how many GPUs each adapter is, (num_adapters,) int64, at least 1."""
+    counts = np.zeros(problem.workload.num_adapters, dtype=np.int64)
+    for gpu in current:
+        counts[list(set(gpu.rows))] += 1
+    return np.maximum(counts, 1)
+
+
+def _re_placed(
+    problem: PlacementProblem,
+    current: tuple[RunningGpu, ...],
+    counts: NDArray[np.int64],
+    max_moves: int | None,
+) -> tuple[Replicated | None, PlacementDelta]:
+    if (counts == 1).all():
+        return None, re_place(problem, current, max_moves)
+    found = replicated(problem, counts)
+    following = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    running = []
+    for gpu in current:
+        rows = np.array(gpu.rows, dtype=np.int64)
+        running.append(replace(gpu, rows=tuple(following[rows].tolist())))
+        following[rows] += 1
+    return found, re_place(found.problem, tuple(running), max_moves)
