@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -237,11 +236,11 @@ def _replicas_document(plan: Plan) -> list[dict[str, Any]]:
     """Return the adapters on several GPUs, and what share of its traffic each has there."""
     if plan.replicas is None:
         return []
-    found: dict[int, Counter[int]] = {}
+    found: dict[int, dict[int, float]] = {}
     for gpu in plan.placement.gpus:
         for row in gpu.rows[plan.replicas.share[gpu.rows] < 1].tolist():
-            shares = found.setdefault(int(plan.replicas.origin[row]), Counter())
-            shares[gpu.gpu] += plan.replicas.share[row]
+            shares = found.setdefault(int(plan.replicas.origin[row]), {})
+            shares[gpu.gpu] = shares.get(gpu.gpu, 0.0) + float(plan.replicas.share[row])
     return [
         {
             "adapter": plan.adapter_ids[origin],
