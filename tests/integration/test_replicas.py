@@ -63,7 +63,7 @@ def test_what_if_an_adapter_grew_beyond_a_gpu(client):
     assert grown.feasible
     assert grown.from_current.feasible
     assert grown.num_gpus > doubled.num_gpus == 1
-    assert grown.from_current.loads + grown.from_current.moves >= 2
+    assert grown.from_current.loads >= 1  # a replica stays where the adapter runs
 
 
 def test_the_workload_in_force_may_have_replicas(client):
