@@ -4,7 +4,7 @@ import shutil
 from contextlib import contextmanager
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_S = 60
+PATIENCE_S = 120
 """A page that is slow is no failure; one that never gets there is."""
 
 FLAGS = [

@@ -22,17 +22,11 @@ export function setUpRecalibrate(onPublished) {
     attempt(told, async () => {
       if (followed === id) return;
       followed = id;
-      const box = byId("recalibrate-progress");
-      await follow(
-        `jobs/${encodeURIComponent(id)}/events`,
-        ({ data: job }) => {
-          const link = el("p", {}, `Job ${job.job_id}: ${job.state}. `, el("a", { href: "#jobs" }, "All jobs"));
-          box.replaceChildren(link, ...progressOf(job), ...(job.error ? [el("p", { class: "bad" }, job.error)] : []));
-          return RUNNING.includes(job.state);
-        },
-        new AbortController().signal,
-      );
-      followed = null;
+      try {
+        await showUntilItEnds(id);
+      } finally {
+        followed = null;
+      }
       announce(`The recalibration ${id} has ended`);
       onPublished();
     });
@@ -75,6 +69,17 @@ export function setUpRecalibrate(onPublished) {
       });
     },
   };
+}
+
+/** @param {string} id */
+async function showUntilItEnds(id) {
+  const box = byId("recalibrate-progress");
+  const show = (/** @type {{data: any}} */ { data: job }) => {
+    const link = el("p", {}, `Job ${job.job_id}: ${job.state}. `, el("a", { href: "#jobs" }, "All jobs"));
+    box.replaceChildren(link, ...progressOf(job), ...(job.error ? [el("p", { class: "bad" }, job.error)] : []));
+    return RUNNING.includes(job.state);
+  };
+  await follow(`jobs/${encodeURIComponent(id)}/events`, show, new AbortController().signal);
 }
 
 async function listSets() {
