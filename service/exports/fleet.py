@@ -199,9 +199,11 @@ def fleet_of(plan: PlanSchema, options: ExportOptions) -> Fleet:
 
 
 def _shares(plan: PlanSchema) -> dict[tuple[int, str], float]:
-    """Return the share of each GPU in each of its adapters: even where the plan gives none."""
+    """Return the share of each GPU in each of its adapters: the plan's, even where it gives none."""
     holders = Counter(name for gpu in plan.gpus for name in gpu.adapters)
-    return {(gpu.gpu, name): 1 / holders[name] for gpu in plan.gpus for name in gpu.adapters}
+    even = {(gpu.gpu, name): 1 / holders[name] for gpu in plan.gpus for name in gpu.adapters}
+    given = {(part.gpu, row.adapter): part.share for row in plan.replicas for part in row.gpus}
+    return even | given
 
 
 def _path(adapter_id: str, template: str) -> str:

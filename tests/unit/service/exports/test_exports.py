@@ -250,6 +250,14 @@ def test_a_split_adapter_is_weighted_where_the_form_can_and_noted_where_it_canno
     assert "no weights" in exported("production-stack", ["hot"], ["hot", "b"]).notes[0]
 
 
+def test_a_split_adapter_s_weights_are_the_plan_s_shares():
+    parts = [{"gpu": 0, "share": 0.7}, {"gpu": 1, "share": 0.3}]
+    document = plan_document(["hot"], ["hot", "b"], replicas=[{"adapter": "hot", "gpus": parts}])
+    fleet = fleet_of(PlanSchema.model_validate(document), ExportOptions())
+    (config,) = yaml.safe_load_all(FORMATS["litellm"](fleet).text)
+    assert [row["litellm_params"].get("weight") for row in config["model_list"]] == [700, 300, None]
+
+
 def test_a_path_cannot_leave_the_adapters_folder():
     with pytest.raises(ExportError, match="would leave the adapters' folder"):
         exported("vllm", ["../../etc"])
