@@ -8,6 +8,7 @@ without being put back. Nothing depends on the number of processes or on how far
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from models.features import NUM_FEATURES, aggregate, calibration_vector, features_of
 from models.figures import STARVED_FRACTION
 from models.scenarios import scenario
+from twin.batch import map_tasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,16 +40,44 @@ NEAR_BORDER = 0.05
 FAR_APART = 0.03
 """Spread of the members' served fractions that weighs as much as a coin toss."""
 
+ROWS_A_TASK = 256
+
 
 def design_features(
-    calibration: Calibration, seed: int, max_adapters: int, rows: NDArray[np.int64] | range
+    calibration: Calibration, seed: int, max_adapters: int, rows: range, num_workers: int | None = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return features, (num_rows, NUM_FEATURES) float32, and physics, (num_rows, 4) float64, of a design."""
+    """Return features and physics of scenarios of a design, over processes.
+
+    Parameters
+    ----------
+    calibration, seed, max_adapters
+        See `models.scenarios.scenario`.
+    rows
+        Of the design.
+    num_workers
+        Processes; None takes one a core. It changes no result.
+
+    Returns
+    -------
+    (num_rows, NUM_FEATURES) float32, and (num_rows, 4) float64 as in `models.training.Examples`.
+    """
+    task = partial(_features_of_rows, calibration, seed, max_adapters)
+    tasks = [rows[first : first + ROWS_A_TASK] for first in range(0, len(rows), ROWS_A_TASK)]
+    parts = [*map_tasks(task, tasks, num_workers)] or [
+        _features_of_rows(calibration, seed, max_adapters, rows)
+    ]
+    features, physics = zip(*parts, strict=True)
+    return np.concatenate(features), np.concatenate(physics)
+
+
+def _features_of_rows(
+    calibration: Calibration, seed: int, max_adapters: int, rows: range
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     vector = calibration_vector(calibration)
     out = np.empty((len(rows), NUM_FEATURES), dtype=np.float32)
     physics = np.empty((len(rows), 4))
     for place, row in enumerate(rows):
-        drawn = scenario(calibration, seed, int(row), max_adapters=max_adapters)
+        drawn = scenario(calibration, seed, row, max_adapters=max_adapters)
         flags = drawn.server
         out[place], physics[place] = features_of(
             aggregate(drawn.workload), flags.max_loras, flags.max_lora_rank, vector

@@ -215,7 +215,9 @@ def _generated(run: _Run, calibration: Calibration, design: Design) -> Dataset:
     origin = run.origin
     dataset = Dataset(origin=origin, columns=run.rows(np.arange(design.num_first)))
     for number, (candidates, count) in enumerate(design.rounds()):
-        chosen = _most_telling(dataset, calibration, candidates, count, seed=design.seed + number)
+        looked_at = design_features(calibration, design.seed, design.max_adapters, candidates, run.num_workers)
+        weight = weights(examples_of(dataset, calibration), *looked_at, design.seed + number)
+        chosen = candidates.start + choose(weight, count, design.seed + number)
         columns = np.concatenate([dataset.columns, run.rows(chosen)])
         dataset = Dataset(origin=origin, columns=columns)
     return dataset
@@ -272,16 +274,6 @@ def _origin(calibration: Calibration, design: Design) -> DatasetOrigin:
         twin_version=TWIN_VERSION,
         design=design,
     )
-
-
-def _most_telling(
-    dataset: Dataset, calibration: Calibration, candidates: range, count: int, *, seed: int
-) -> NDArray[np.int64]:
-    """Return the design's rows that an active round runs."""
-    design = dataset.origin.design
-    rows, physics = design_features(calibration, design.seed, design.max_adapters, candidates)
-    weight = weights(examples_of(dataset, calibration), rows, physics, seed)
-    return candidates.start + choose(weight, count, seed)
 
 
 class _MissingRowsError(Exception):

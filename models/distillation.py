@@ -7,6 +7,7 @@ scales where errors count alike: logarithms for factors, log odds for probabilit
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from models.kernels.tree import find_leaves
 from models.tree import TreeArrays, checked, depth, predict, tree_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from models.teacher import Teacher
@@ -63,25 +66,48 @@ def distil(
         Groups of examples below it fill the trained range evenly; the others were chosen where the answer
         is in doubt, and hardly count in how often a leaf's servers starve. None: all fill it evenly.
     """
+    return editions(teacher, examples, fresh_rows, (max_leaves,), seed=seed, num_groups=num_groups)[
+        max_leaves
+    ]
+
+
+def editions(
+    teacher: Teacher,
+    examples: Examples,
+    fresh_rows: NDArray[np.float32],
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    num_groups: int | None = None,
+) -> dict[int, dict[str, TreeArrays]]:
+    """Return `distil`'s trees for several sizes, by most leaves; smaller ones are the first splits of larger.
+
+    Parameters
+    ----------
+    sizes
+        Leaves of each tree at most.
+    teacher, examples, fresh_rows, seed, num_groups
+        As in `distil`.
+    """
     taught = teacher.factors(examples.rows)
     fresh = teacher.factors(fresh_rows)
-    students: dict[str, TreeArrays] = {}
+    students: dict[int, dict[str, TreeArrays]] = {size: {} for size in sizes}
     for target, values in examples.targets.items():
         known = np.isfinite(values)
         rows = np.concatenate([examples.rows[known], fresh_rows])
         opinions = np.concatenate([taught[target][known], fresh[target]])
         if target == "starvation":
             odds = np.clip(_log_odds(opinions), -SURE_LOG_ODDS, SURE_LOG_ODDS)
-            tree = _grow(rows, odds, max_leaves, seed)
             chosen = np.zeros(len(values)) if num_groups is None else examples.group >= num_groups
             counts = np.where(chosen[known] > 0, CHOSEN_WEIGHT, 1.0)
-            students[target] = _with_frequencies(tree, rows, values[known], opinions, counts)
+            for size, tree in _grow(rows, odds, sizes, seed).items():
+                students[size][target] = _with_frequencies(tree, rows, values[known], opinions, counts)
         else:
             logs = np.concatenate(
                 [0.5 * (values[known] + np.log(taught[target][known])), np.log(fresh[target])]
             )
-            tree = _grow(rows, logs, max_leaves, seed)
-            students[target] = tree._replace(value=np.exp(tree.value))
+            for size, tree in _grow(rows, logs, sizes, seed).items():
+                students[size][target] = tree._replace(value=np.exp(tree.value))
     return students
 
 
@@ -141,11 +167,14 @@ def _log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(bounded / (1.0 - bounded))
 
 
-def _grow(rows: NDArray[np.float32], values: NDArray[np.float64], max_leaves: int, seed: int) -> TreeArrays:
+def _grow(
+    rows: NDArray[np.float32], values: NDArray[np.float64], sizes: Sequence[int], seed: int
+) -> dict[int, TreeArrays]:
+    """Return trees by size; growth takes the split that gains most, so small ones are the first splits."""
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415 (takes seconds to import)
 
     model = DecisionTreeRegressor(
-        max_leaf_nodes=max_leaves, min_samples_leaf=MIN_SAMPLES_LEAF, random_state=seed
+        max_leaf_nodes=max(sizes), min_samples_leaf=MIN_SAMPLES_LEAF, random_state=seed
     ).fit(rows, values)
     fitted = model.tree_
     tree = tree_arrays(
@@ -155,11 +184,44 @@ def _grow(rows: NDArray[np.float32], values: NDArray[np.float64], max_leaves: in
         fitted.children_right,
         fitted.value[:, 0, 0],
     )
-    return checked(in_preorder(tree), NUM_FEATURES)
+    spread = fitted.impurity * fitted.weighted_n_node_samples
+    return {size: checked(in_preorder(first_splits(tree, spread, size)), NUM_FEATURES) for size in sizes}
+
+
+def first_splits(tree: TreeArrays, spread: NDArray[np.float64], max_leaves: int) -> TreeArrays:
+    """Return a tree cut back to the `max_leaves` leaves that best-first growth had at that size.
+
+    Parameters
+    ----------
+    tree
+        With a value at every node.
+    spread
+        (num_nodes,) float64: a node's impurity times its rows; what a split takes away of it is its gain.
+    max_leaves
+        Leaves of the result at most.
+    """
+    leaf = tree.is_leaf
+    kept = np.zeros(tree.num_nodes, dtype=bool)
+    gain = spread - spread[tree.children].sum(axis=1)
+    waiting = [] if leaf[0] else [(-gain[0], 0)]
+    for _ in range(max_leaves - 1):
+        if not waiting:
+            break
+        _, node = heappop(waiting)
+        kept[node] = True
+        for child in tree.children[node].tolist():
+            if not leaf[child]:
+                heappush(waiting, (-gain[child], child))
+    itself = np.arange(tree.num_nodes, dtype=np.int32)[:, None]
+    return tree._replace(
+        feature=np.where(kept, tree.feature, np.int32(0)),
+        threshold=np.where(kept, tree.threshold, np.float32(np.inf)),
+        children=np.where(kept[:, None], tree.children, itself),
+    )
 
 
 def in_preorder(tree: TreeArrays) -> TreeArrays:
-    """Return the same tree with nodes renumbered so that children come after their parent."""
+    """Return the same tree, its nodes in an order in which children come after their parent; no others."""
     order: list[int] = []
     stack = [0]
     while stack:
@@ -169,7 +231,7 @@ def in_preorder(tree: TreeArrays) -> TreeArrays:
         if left != node:
             stack += [right, left]
     place = np.empty(tree.num_nodes, dtype=np.int32)
-    place[order] = np.arange(tree.num_nodes, dtype=np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
     return TreeArrays(
         feature=tree.feature[order],
         threshold=tree.threshold[order],

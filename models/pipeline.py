@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.active import design_features
-from models.artifact import Provenance, save
+from models.artifact import Provenance, read_manifest, save
 from models.dataset import calibration_sha256
-from models.distillation import MAX_LEAVES, calibrated, distil
-from models.errors import DatasetError
-from models.features import NUM_FEATURES, calibration_vector
+from models.distillation import MAX_LEAVES, calibrated, editions
+from models.errors import ArtefactError, DatasetError
+from models.features import calibration_vector
 from models.figures import figures, physics_factors, student_factors
 from models.report import importance, reliability, training_report
 from models.scenarios import GROUP_SIZE
 from models.surrogate import Surrogate
 from models.training import examples_of, fit_teacher, split
 from models.tree import predict
-from twin.batch import map_tasks
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from models.artifact import Manifest
@@ -96,20 +94,18 @@ def train(
     teacher = fit_teacher(known, seed, num_workers)
     num_fresh = FRESH_PER_RUN * dataset.num_rows if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
-    editions = {
-        leaves: distil(teacher, known, fresh, max_leaves=leaves, seed=seed, num_groups=num_groups)
-        for leaves in sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
-    }
-    for edition in editions.values():
+    sizes = sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
+    by_size = editions(teacher, known, fresh, sizes, seed=seed, num_groups=num_groups)
+    for edition in by_size.values():
         edition["starvation"], _ = calibrated(edition["starvation"], aside.rows, aside.targets["starvation"])
-    trees, printed = editions[max_leaves], editions[min(PRINTED_LEAVES, max_leaves)]
+    trees, printed = by_size[max_leaves], by_size[min(PRINTED_LEAVES, max_leaves)]
     metrics = {
         "tree": figures(unseen, student_factors(trees, unseen.rows)),
         "teacher": figures(unseen, teacher.factors(unseen.rows)),
         "physics": figures(unseen, physics_factors(unseen)),
         **{
             f"tree_of_{leaves}": figures(unseen, student_factors(edition, unseen.rows))
-            for leaves, edition in editions.items()
+            for leaves, edition in by_size.items()
             if leaves != max_leaves
         },
     }
@@ -143,15 +139,8 @@ def fresh_rows(
 ) -> NDArray[np.float32]:
     """Return features of scenarios of the data set's design that no twin ran, (count, NUM_FEATURES)."""
     design = dataset.origin.design
-    first = design.next_row
-    task = partial(_design_rows, calibration, design.seed, design.max_adapters)
-    tasks = [range(start, min(start + 256, first + count)) for start in range(first, first + count, 256)]
-    parts = list(map_tasks(task, tasks, num_workers))
-    return np.concatenate(parts) if parts else np.empty((0, NUM_FEATURES), dtype=np.float32)
-
-
-def _design_rows(calibration: Calibration, seed: int, max_adapters: int, rows: range) -> NDArray[np.float32]:
-    return design_features(calibration, seed, max_adapters, rows)[0]
+    rows = range(design.next_row, design.next_row + count)
+    return design_features(calibration, design.seed, design.max_adapters, rows, num_workers)[0]
 
 
 def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:
@@ -166,3 +155,39 @@ def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manife
         metrics=trained.metrics,
     )
     return save(trained.surrogate, directory, provenance, trained.teacher)
+
+
+def require_taught_by(dataset: Dataset, directory: str | Path) -> None:
+    """Raise unless a published surrogate names this data set as its teacher.
+
+    Raises
+    ------
+    DatasetError
+        Naming both hashes.
+    """
+    named = read_manifest(directory).dataset_sha256
+    if named != dataset.sha256:
+        raise DatasetError(
+            f"sha256: the data set's is {dataset.sha256}, the surrogate in {directory} learned from {named}"
+        )
+
+
+def require_published(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:
+    """Return the manifest, having found in a directory just the bytes that `publish` would leave there.
+
+    Raises
+    ------
+    ArtefactError
+        Naming the files that differ, lack or are too many.
+    """
+    with tempfile.TemporaryDirectory() as made_in:
+        manifest = publish(trained, dataset, made_in)
+        made, found = _contents(Path(made_in)), _contents(Path(directory))
+    names = sorted(name for name in made.keys() | found.keys() if made.get(name) != found.get(name))
+    if names:
+        raise ArtefactError(f"{directory}: not what this data set teaches: {', '.join(names)}")
+    return manifest
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}

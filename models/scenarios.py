@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,11 +76,8 @@ def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int
     max_adapters
         Adapters on the server at most.
     """
-    group = row // GROUP_SIZE
-    of_group = np.random.default_rng([seed, group, 0])
+    max_lora_rank, mix = _mix_of_group(seed, row // GROUP_SIZE, calibration.max_known_rank, max_adapters)
     of_row = np.random.default_rng([seed, row, 1])
-    max_lora_rank = _draw_rank(calibration, of_group)
-    mix = _draw_mix(of_group, levels(seed, group, NUM_MIX_LEVELS), max_lora_rank, max_adapters)
     simulation_seed = int(of_row.integers(2**31))
     vector = calibration_vector(calibration)
     slots_level, load_level = levels(seed, row, 2)
@@ -94,6 +92,15 @@ def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int
         scale = MAX_REQUESTS / (mix.rate_rps.sum() * vector[kernel.HORIZON_S])
     workload = replace(mix, rate_rps=mix.rate_rps * scale)
     return Scenario(row=row, workload=workload, server=server, simulation_seed=simulation_seed)
+
+
+@lru_cache(maxsize=1)
+def _mix_of_group(seed: int, group: int, max_known_rank: int, max_adapters: int) -> tuple[int, Workload]:
+    """Return a group's `max_lora_rank` and mix; its rows follow each other, so the last one is kept."""
+    of_group = np.random.default_rng([seed, group, 0])
+    max_lora_rank = _draw_rank(max_known_rank, of_group)
+    level = levels(seed, group, NUM_MIX_LEVELS)
+    return max_lora_rank, _draw_mix(of_group, level, max_lora_rank, max_adapters)
 
 
 NUM_MIX_LEVELS = 4
@@ -144,8 +151,8 @@ def _between(level: float, low: float, high: float) -> float:
     return float(low * (high / low) ** level)
 
 
-def _draw_rank(calibration: Calibration, rng: Generator) -> int:
-    known = [rank for rank in RANKS if rank <= calibration.max_known_rank] or [calibration.max_known_rank]
+def _draw_rank(max_known_rank: int, rng: Generator) -> int:
+    known = [rank for rank in RANKS if rank <= max_known_rank] or [max_known_rank]
     return int(rng.choice(known))
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is of the train extra")
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from models import training
-from models.distillation import PRIOR_ROWS, calibrated, distil
+from models.distillation import PRIOR_ROWS, calibrated, distil, editions
 from models.errors import DatasetError
 from models.features import FEATURE_NAMES, NUM_FEATURES
 from models.figures import area_under_curve, figures, physics_factors, student_factors
@@ -98,6 +98,17 @@ def test_the_student_learns_what_the_teacher_knows(taught):
     assert student["throughput_smape_half_pct"] < 2 < formula["throughput_smape_half_pct"]
     assert student["ttft_smape_half_pct"] < 5
     assert student["starvation_auc"] > 0.99
+
+
+def test_a_smaller_edition_is_the_tree_that_growth_would_have_stopped_at(taught):
+    known, teacher = taught
+    fresh = synthetic(400, 3).rows
+    by_size = editions(teacher, known, fresh, (16, 5))
+    alone = distil(teacher, known, fresh, max_leaves=5)
+    for target in TARGETS:
+        assert by_size[16][target].num_leaves >= by_size[5][target].num_leaves
+        for ours, grown in zip(by_size[5][target], alone[target], strict=True):
+            np.testing.assert_array_equal(ours, grown)
 
 
 def test_a_leafs_starvation_is_the_frequency_drawn_to_the_teachers_opinion(taught):
