@@ -215,7 +215,9 @@ def _generated(run: _Run, calibration: Calibration, design: Design) -> Dataset:
     origin = run.origin
     dataset = Dataset(origin=origin, columns=run.rows(np.arange(design.num_first)))
     for number, (candidates, count) in enumerate(design.rounds()):
-        looked_at = design_features(calibration, design.seed, design.max_adapters, candidates, run.num_workers)
+        looked_at = design_features(
+            calibration, design.seed, design.max_adapters, candidates, run.num_workers
+        )
         weight = weights(examples_of(dataset, calibration), *looked_at, design.seed + number)
         chosen = candidates.start + choose(weight, count, design.seed + number)
         columns = np.concatenate([dataset.columns, run.rows(chosen)])

@@ -1,6 +1,6 @@
-"""The surrogate against measured runs: each predicted from its configuration alone.
+"""The surrogate against measured runs, each predicted from its configuration alone, and against twin runs.
 
-Calibration and surrogate are taken as they are; a run file never teaches.
+Calibration and surrogate are taken as they are; neither kind of run teaches here.
 """
 
 from __future__ import annotations
@@ -8,8 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from models.dataset import calibration_sha256
+from models.errors import DatasetError
 from models.features import aggregate, features_of
+from models.figures import figures as held_out_figures
+from models.figures import physics_factors, student_factors
 from models.kernels.surrogate import agreed
+from models.report import reliability
+from models.scenarios import GROUP_SIZE
+from models.surrogate import TARGETS
+from models.training import examples_of
 from twin.measured import client_of, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.validate import Prediction, baseline_predictions, figures
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.artifact import Manifest
+    from models.dataset import Dataset
     from models.surrogate import Surrogate
     from models.teacher import Teacher
     from twin.domain import Calibration, ServerConfig, Workload
@@ -174,3 +184,41 @@ def _blocks(runs: Sequence[MeasuredRun], subject: Subject) -> dict[str, dict[str
         teacher = TeacherPredictor(teacher=subject.teacher, calibration=subject.surrogate.calibration)
         blocks["teacher"] = figures([predict_run(teacher, run, calibration) for run in runs])
     return blocks
+
+
+def evaluate_dataset(dataset: Dataset, subject: Subject, manifest: Manifest) -> dict[str, Any]:
+    """Return figures on twin runs that taught nothing, as ``evaluate --dataset --json`` prints them.
+
+    Parameters
+    ----------
+    dataset
+        Of the subject's calibration and another seed; only rows that fill the range evenly count.
+    subject, manifest
+        The surrogate, and what it was trained on.
+
+    Returns
+    -------
+    ``{"tree", "teacher", "physics", "reliability"}``: figures as in a manifest, None where no teacher was
+    published, and the table of `models.report.reliability`.
+
+    Raises
+    ------
+    DatasetError
+        When the surrogate may have learned from these rows, or the data set is of another calibration.
+    """
+    origin = dataset.origin
+    if origin.calibration_sha256 != calibration_sha256(subject.calibration):
+        raise DatasetError(f"calibration_id: the data set was made with another {origin.calibration_id}")
+    if origin.design.seed == manifest.dataset_seed:
+        raise DatasetError(f"seed: {origin.design.seed} is the seed of the runs that taught the surrogate")
+    examples = examples_of(dataset, subject.calibration)
+    examples = examples.part(examples.group < -(-origin.design.num_first // GROUP_SIZE))
+    trees = {target: getattr(subject.surrogate, target) for target in TARGETS}
+    said = student_factors(trees, examples.rows)
+    taught = None if subject.teacher is None else subject.teacher.factors(examples.rows)
+    return {
+        "tree": held_out_figures(examples, said),
+        "teacher": None if taught is None else held_out_figures(examples, taught),
+        "physics": held_out_figures(examples, physics_factors(examples)),
+        "reliability": reliability(said["starvation"], examples.targets["starvation"] > 0),
+    }

@@ -12,8 +12,9 @@ import typer
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from models.artifact import Manifest
     from models.evaluation import Subject
 
 dataset_app = typer.Typer(
@@ -98,15 +99,21 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
         typer.Option("--report", help="Markdown file for rules, reliability and errors by size."),
     ] = None,
     workers: Workers = None,
+    check: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--check", help="Publish nothing; fail unless OUT holds just what would be published."),
+    ] = False,
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Teach a surrogate from a data set, publish it, and print its errors on held-out scenarios."""
     from models.dataset import read_parquet  # noqa: PLC0415
-    from models.pipeline import publish  # noqa: PLC0415
+    from models.pipeline import publish, require_published, require_taught_by  # noqa: PLC0415
     from models.pipeline import train as train_surrogate  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
 
     runs = read_parquet(dataset)
+    if check:
+        require_taught_by(runs, out)
     trained = train_surrogate(
         runs,
         load_calibration(calibration or runs.origin.calibration_id),
@@ -114,7 +121,7 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
         max_leaves=leaves,
         num_workers=_workers(workers),
     )
-    manifest = publish(trained, runs, out)
+    manifest = require_published(trained, runs, out) if check else publish(trained, runs, out)
     if report_file is not None:
         report_file.write_text(trained.report, encoding="utf-8")
     report = {
@@ -135,7 +142,14 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
 
 
 def evaluate(
-    runs: Annotated[Path, typer.Option(help="Measured runs, as CSV.", show_default=False)],
+    runs: Annotated[Path | None, typer.Option(help="Measured runs, as CSV.", show_default=False)] = None,
+    dataset: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Twin runs of a seed that taught no surrogate, from `dataset generate`; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     surrogate: Annotated[
         list[Path] | None,
         typer.Option(
@@ -149,22 +163,59 @@ def evaluate(
     ] = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Compare surrogates with measured runs, predicted from their configurations alone."""
-    from models.evaluation import evaluate_runs  # noqa: PLC0415
-    from twin.measured import read_runs  # noqa: PLC0415
-
+    """Compare surrogates with measured runs, predicted from configurations alone, or with fresh twin runs."""
+    if runs is None and not dataset:
+        raise typer.BadParameter("give --runs, --dataset or both")
     directories = surrogate if data_dir is None else _directories_in_force(data_dir)
-    report = evaluate_runs(read_runs(runs), _subjects(directories))
+    report: dict[str, Any] = {} if runs is None else _on_measured_runs(runs, directories)
+    if dataset:
+        report["fresh"] = _on_fresh_runs(dataset, directories)
     if json:
         _print(report, json=True)
         return
-    for model, blocks in report["by_model"].items():
+    for model, blocks in report.get("by_model", {}).items():
         _print_table(model, {name: block for name, block in blocks.items() if block is not None})
+    for path, blocks in report.get("fresh", {}).items():
+        told = {name: blocks[name] for name in ("tree", "teacher", "physics") if blocks[name] is not None}
+        _print_table(f"{path}: {blocks['calibration_id']}", told)
+        _print_reliability(blocks["reliability"])
 
 
-def _subjects(directories: list[Path] | None) -> Mapping[str, Subject]:
-    """Return the surrogates to judge by base model."""
-    from models.artifact import SHIPPED, load, load_teacher, shipped_surrogate_ids  # noqa: PLC0415
+def _on_measured_runs(runs: Path, directories: list[Path] | None) -> dict[str, Any]:
+    from models.evaluation import evaluate_runs  # noqa: PLC0415
+    from twin.measured import read_runs  # noqa: PLC0415
+
+    return evaluate_runs(
+        read_runs(runs), {name: subject for name, (subject, _) in _subjects(directories).items()}
+    )
+
+
+def _on_fresh_runs(paths: list[Path], directories: list[Path] | None) -> dict[str, Any]:
+    """Return figures by file, each judged by the surrogate of its calibration."""
+    from models.dataset import read_parquet  # noqa: PLC0415
+    from models.errors import DatasetError  # noqa: PLC0415
+    from models.evaluation import evaluate_dataset  # noqa: PLC0415
+
+    subjects = {
+        subject.calibration.calibration_id: (subject, manifest)
+        for subject, manifest in _subjects(directories).values()
+    }
+    report: dict[str, Any] = {}
+    for path in paths:
+        fresh = read_parquet(path)
+        calibration_id = fresh.origin.calibration_id
+        if calibration_id not in subjects:
+            raise DatasetError(f"{path}: calibration_id: no surrogate of {calibration_id} is judged")
+        report[str(path)] = {
+            "calibration_id": calibration_id,
+            **evaluate_dataset(fresh, *subjects[calibration_id]),
+        }
+    return report
+
+
+def _subjects(directories: list[Path] | None) -> Mapping[str, tuple[Subject, Manifest]]:
+    """Return the surrogates to judge, and what each was trained on, by base model."""
+    from models.artifact import SHIPPED, load, load_teacher, read_manifest, shipped_surrogate_ids  # noqa: PLC0415
     from models.evaluation import Subject  # noqa: PLC0415
     from service.storage.versions import CALIBRATION  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
@@ -175,9 +226,8 @@ def _subjects(directories: list[Path] | None) -> Mapping[str, Subject]:
         loaded = load(directory)
         own = directory / CALIBRATION  # beside a published one
         calibration = load_calibration(str(own) if own.is_file() else loaded.calibration_id)
-        subjects[calibration.base_model] = Subject(
-            calibration=calibration, surrogate=loaded, teacher=load_teacher(directory)
-        )
+        subject = Subject(calibration=calibration, surrogate=loaded, teacher=load_teacher(directory))
+        subjects[calibration.base_model] = (subject, read_manifest(directory))
     return subjects
 
 
@@ -207,6 +257,17 @@ def _print(report: Mapping[str, Any], *, json: bool = False) -> None:
         return
     for name, value in report.items():
         typer.echo(f"{name}: {value}")
+
+
+def _print_reliability(rows: Sequence[Mapping[str, float]]) -> None:
+    """Print what was said of starvation, and what happened, one line a class of probability."""
+    columns = {
+        f"{row['low']:.2f} to {row['high']:.2f}": {
+            name: row[name] for name in ("rows", "predicted", "starved")
+        }
+        for row in rows
+    }
+    _print_table("Starvation, said and seen", columns)
 
 
 def _print_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> None:

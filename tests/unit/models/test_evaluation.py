@@ -3,7 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.evaluation import Served, Subject, TreePredictor, evaluate_runs, predict_run
+from models.artifact import Provenance, save
+from models.dataset import COLUMNS, Dataset, DatasetOrigin, Design, calibration_sha256
+from models.errors import DatasetError
+from models.evaluation import Served, Subject, TreePredictor, evaluate_dataset, evaluate_runs, predict_run
+from models.features import NUM_AGGREGATES, aggregate
+from models.scenarios import scenario
 from tests.support.feature_cases import a_calibration
 from tests.support.tree_cases import small_surrogate
 from twin.measured import MeasuredRun, RunOutcome, client_of, workload_of
@@ -160,3 +165,60 @@ def test_nothing_that_came_out_of_a_run_is_an_input():
     assert one.itl_ms == two.itl_ms
     workload = workload_of(RUN, CALIBRATION, seed=0)
     assert np.array_equal(workload.rate_rps, workload_of(other, CALIBRATION, seed=0).rate_rps)
+
+
+def runs_of_a_seed(seed, **origin):
+    """Return a data set of made-up outcomes: eight rows that fill the range, and four chosen ones."""
+    design = Design(num_rows=12, seed=seed, max_adapters=4, active_share=0.3)
+    columns = np.zeros((12, len(COLUMNS)))
+    for row in range(12):
+        drawn = scenario(CALIBRATION, seed, row, max_adapters=4)
+        columns[row, -NUM_AGGREGATES:] = aggregate(drawn.workload)
+        said = {
+            "group": drawn.group,
+            "max_loras": drawn.server.max_loras,
+            "max_lora_rank": drawn.server.max_lora_rank,
+            "throughput_tok_s": drawn.workload.offered_tok_s * (0.5 if row % 2 else 1.0),
+            "offered_tok_s": drawn.workload.offered_tok_s,
+            "starved": row % 2,
+            "itl_ms": 20.0,
+            "ttft_ms": 50.0,
+        }
+        for name, value in said.items():
+            columns[row, COLUMNS.index(name)] = value
+    known = {
+        "calibration_id": CALIBRATION.calibration_id,
+        "calibration_sha256": calibration_sha256(CALIBRATION),
+        "twin_version": "any",
+    }
+    return Dataset(origin=DatasetOrigin(**(known | origin), design=design), columns=columns)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    provenance = Provenance(
+        calibration_sha256="0",
+        twin_version="any",
+        dataset_sha256="0",
+        dataset_rows=1,
+        dataset_seed=0,
+        metrics={},
+    )
+    return save(subject().surrogate, tmp_path, provenance)
+
+
+def test_fresh_twin_runs_judge_trees_and_formulas_by_the_rows_that_fill_the_range(manifest):
+    report = evaluate_dataset(runs_of_a_seed(1), subject(), manifest)
+    assert report["tree"]["rows"] == report["physics"]["rows"] == 8
+    assert report["teacher"] is None
+    assert sum(row["rows"] for row in report["reliability"]) == 8
+
+
+def test_runs_of_the_seed_that_taught_the_surrogate_judge_nothing(manifest):
+    with pytest.raises(DatasetError, match="seed: 0"):
+        evaluate_dataset(runs_of_a_seed(0), subject(), manifest)
+
+
+def test_runs_of_another_calibration_judge_nothing(manifest):
+    with pytest.raises(DatasetError, match="another"):
+        evaluate_dataset(runs_of_a_seed(1, calibration_sha256="0" * 64), subject(), manifest)
