@@ -9,6 +9,7 @@ from models.kernels import tree as kernel
 from models.tree import checked, depth, join, predict, round_down_to_float32, tree_arrays
 from tests.support.tree_cases import random_parallel_arrays, random_tree, rows_on_thresholds
 from tests.support.tree_oracle import leaf_of
+from tests.support.twin_cases import HAS_JIT
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -28,17 +29,19 @@ def test_every_row_ends_in_the_leaf_of_the_float64_walk(seed, num_leaves, num_ro
     assert one_by_one == expected
 
 
-def test_no_leaf_differs_from_scikit_learn_on_rows_at_and_beside_thresholds():
+def test_no_leaf_differs_from_scikit_learn_on_a_million_rows_at_and_beside_thresholds():
     sklearn_tree = pytest.importorskip("sklearn.tree", reason="scikit-learn is of the train extra")
     rng = np.random.default_rng(7)
-    points = rng.normal(size=(400, 6)).astype(np.float32) * np.float32(10.0) ** rng.integers(-2, 3, size=6)
-    model = sklearn_tree.DecisionTreeRegressor(max_leaf_nodes=64, random_state=0)
+    num_points, num_leaves, num_rows = (4000, 512, 1_000_000) if HAS_JIT else (400, 64, 4000)
+    points = rng.normal(size=(num_points, 6)).astype(np.float32)
+    points *= np.float32(10.0) ** rng.integers(-2, 3, size=6)
+    model = sklearn_tree.DecisionTreeRegressor(max_leaf_nodes=num_leaves, random_state=0)
     model.fit(points, np.sin(points.sum(axis=1)))
     fitted = model.tree_
     tree = tree_arrays(
         fitted.feature, fitted.threshold, fitted.children_left, fitted.children_right, fitted.value[:, 0, 0]
     )
-    rows = rows_on_thresholds(rng, fitted.threshold, 4000, 6)
+    rows = rows_on_thresholds(rng, fitted.threshold, num_rows, 6)
     renumbered = checked(in_preorder(tree), 6)
     np.testing.assert_array_equal(predict(renumbered, rows), model.predict(rows))
     out = np.empty(len(rows), dtype=np.int32)
