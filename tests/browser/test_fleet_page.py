@@ -185,7 +185,9 @@ def test_a_plan_that_was_tried_is_a_base_for_what_if_and_its_replay_is_followed(
 def test_plans_are_compared_by_moves_and_restarts(service, open_page):
     page, _ = open_page(service, "plan")
     page.select_option("#fleet-choice", "qwen-2.5-7b-instruct on h100-64gb")
-    wait_until(lambda: "qwen" in text_of(page, "#what-base"), timeout_s=PATIENCE_S, what="the smaller fleet")
+    wait_until(
+        lambda: "qwen" in page.text_content("#compare-from"), timeout_s=PATIENCE_S, what="the smaller fleet"
+    )
     page.click("#try-current")
     page.fill("#try-risk", "0.01")
     page.click("#try-form button.main")
