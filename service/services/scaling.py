@@ -13,6 +13,7 @@ rates a margin above.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,8 @@ class ScaleWindow:
     def observed(self, now_s: float, *, raw: int, held: int, window_s: float) -> ScaleWindow:
         """Return the window after a new observation.
 
-        A clock that was set back makes old values count from now.
+        A clock that was set back makes old values count from now. A value whose window ends at this very
+        moment still counts: what was observed now takes its place before anything closes.
         """
         ended = [*self.past, (now_s, self.held)]
         past: list[tuple[float, int]] = []
@@ -67,7 +69,7 @@ class ScaleWindow:
                 past.append((min(until_s, now_s), value))
         while len(past) > MAX_PAST:
             past[:2] = [(past[1][0], past[0][1])]
-        level = max(raw, self.level_at(now_s, window_s))
+        level = max(raw, self.level_at(math.nextafter(now_s, -math.inf), window_s))
         return ScaleWindow(level=level, raw=raw, held=held, past=tuple(past))
 
 

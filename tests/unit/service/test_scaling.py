@@ -1,7 +1,7 @@
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from placer.packing import place
@@ -32,6 +32,7 @@ def replay(history):
 
 
 @given(histories, st.integers(0, 1_000))
+@example([(1, 2, 0), (1, 1, 0), (WINDOW_S, 1, 1)], 0)  # a window ends at the moment of an observation
 def test_the_level_is_that_of_the_whole_history(history, later_s):
     window, observations = replay(history)
     now_s = observations[-1][0] + later_s
