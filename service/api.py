@@ -16,6 +16,7 @@ from service.peers import Peers
 from service.process import end_on_sigterm
 from service.protocol import GuardedProtocol
 from service.sharing import SharingServer
+from service.tracing import start_tracing, stop_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -39,7 +40,7 @@ def answer_alone(settings: Settings, listener: socket.socket, beside: Coroutine[
     """
     server = uvicorn.Server(_config(create_app(settings), settings))
     end_on_sigterm(lambda: setattr(server, "should_exit", True))
-    _run(_beside(server.serve(sockets=[listener]), beside))
+    _run(settings, _beside(server.serve(sockets=[listener]), beside))
 
 
 def answer_among_others(settings: Settings, fd: int, name: str) -> None:
@@ -52,13 +53,17 @@ def answer_among_others(settings: Settings, fd: int, name: str) -> None:
     with socket.socket(fileno=fd) as listener:
         server = SharingServer(_config(app, settings), listener)
         end_on_sigterm(lambda: setattr(server, "should_exit", True))
-        _run(server.serve())
+        _run(settings, server.serve())
 
 
-def _run(main: Coroutine[None, None, None]) -> None:
+def _run(settings: Settings, main: Coroutine[None, None, None]) -> None:
     give_back_large_blocks()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+    start_tracing(settings, "api")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    finally:
+        stop_tracing()
 
 
 async def _beside(main: Coroutine[None, None, None], other: Coroutine[None, None, None]) -> None:

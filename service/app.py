@@ -117,6 +117,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # our own: see `service.tracing`
     )
     app.state.site = load_site(version=app.version)
     for module in (agents, placement, fleet, jobs, events, recalibration, versions, health, docs, page):

@@ -13,6 +13,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
 
+from service.tracing import request_span
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from structlog.typing import EventDict
@@ -216,11 +218,16 @@ class ObservabilityMiddleware:
 
         clear_contextvars()
         bind_contextvars(request_id=request_id.decode())
-        try:
-            await self.app(scope, receive, send_with_id)
-        finally:
-            duration_s = time.perf_counter() - started
-            REQUEST_DURATION.labels(_method(scope), _route(scope), str(status)).observe(duration_s)
+        with request_span(scope) as span:
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                duration_s = time.perf_counter() - started
+                REQUEST_DURATION.labels(_method(scope), _route(scope), str(status)).observe(duration_s)
+                span.update_name(f"{_method(scope)} {_route(scope)}")
+                span.set_attribute("http.route", _route(scope))
+                span.set_attribute("http.response.status_code", status)
+                span.set_attribute("loadmaster.request_id", request_id.decode())
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -70,6 +70,17 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host names, besides this machine's own, answered while there is no key."
     )
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://.",
+        description="Where traces go: a collector's OTLP over HTTP, such as http://collector:4318/v1/traces.",
+    )
+    otel_sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the traces that begin here; others go on as they began.",
+    )
     processes: int = Field(default=1, ge=1, le=64, description="HTTP processes of `serve`.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 

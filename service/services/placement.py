@@ -18,6 +18,7 @@ from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
 from service.reading import read_workload
 from service.schemas import OptionsSchema
+from service.tracing import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +95,8 @@ class PlacementService:
             _check_verifiable(problem, self._settings)
         plan_id, adapter_ids = plan_id_of(document, problem), problem.workload.adapter_ids
         verification = NOT_ASKED
-        placement, replicas = place_replicated(problem)
+        with span("place", adapters=len(adapter_ids), objective=problem.objective):
+            placement, replicas = place_replicated(problem)
         if replicas is not None:
             problem = replicas.problem
         if request.options.verify:

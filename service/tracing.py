@@ -1,0 +1,124 @@
+"""Traces of requests and placements, for an OpenTelemetry collector; off, no exporter is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+from service.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+    from starlette.types import Scope
+
+    from service.settings import Settings
+
+TIMEOUT_S = 5
+"""Of an export; what a collector does not take in time is dropped."""
+
+MAX_WAITING = 2048
+"""Spans; more are dropped."""
+
+
+class Span(Protocol):
+    """What can be told of a span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Tell one thing."""
+        ...
+
+    def update_name(self, name: str) -> None:
+        """Give it another name."""
+        ...
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Tell nobody."""
+
+    def update_name(self, name: str) -> None:
+        """Name nothing."""
+
+
+class _Tracing:
+    """The tracing of this process; `tracer` is None while it is off."""
+
+    tracer: Tracer | None = None
+    provider: TracerProvider | None = None
+
+
+_NO_SPAN = _NoSpan()
+_tracing = _Tracing()
+
+
+def start_tracing(settings: Settings, role: str) -> None:
+    """Send spans to `otel_endpoint` from now on; nothing where there is none.
+
+    Parameters
+    ----------
+    settings
+        Where to send them, and what share of the traces.
+    role
+        Of this process, such as ``api``.
+
+    Raises
+    ------
+    UsageError
+        The extra ``otel`` is not installed.
+    """
+    if settings.otel_endpoint is None:
+        return
+    if importlib.util.find_spec("opentelemetry.exporter") is None:
+        raise UsageError("LOADMASTER_OTEL_ENDPOINT needs the extra `otel`: pip install -e '.[otel]'")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
+
+    about = {"service.name": f"loadmaster-{role}", "service.version": version("loadmaster")}
+    sampler = ParentBased(TraceIdRatioBased(settings.otel_sample_ratio))
+    provider = TracerProvider(resource=Resource.create(about), sampler=sampler)
+    exporter = OTLPSpanExporter(settings.otel_endpoint, timeout=TIMEOUT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_WAITING))
+    _tracing.provider, _tracing.tracer = provider, provider.get_tracer("loadmaster")
+
+
+def stop_tracing() -> None:
+    """Send what waits, within `TIMEOUT_S`, and nothing more."""
+    provider, _tracing.provider, _tracing.tracer = _tracing.provider, None, None
+    if provider is not None:
+        provider.force_flush(1000 * TIMEOUT_S)
+        provider.shutdown()
+
+
+@contextmanager
+def span(name: str, **attributes: str | float) -> Iterator[Span]:
+    """Have what the block does be a span within the present one."""
+    if _tracing.tracer is None:
+        yield _NO_SPAN
+        return
+    with _tracing.tracer.start_as_current_span(name, attributes=attributes) as current:
+        yield current
+
+
+@contextmanager
+def request_span(scope: Scope) -> Iterator[Span]:
+    """Have a request be a span within that of its caller (W3C's ``traceparent``)."""
+    if _tracing.tracer is None:
+        yield _NO_SPAN
+        return
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    parent = TraceContextTextMapPropagator().extract(headers)
+    with _tracing.tracer.start_as_current_span(scope["method"], parent, SpanKind.SERVER) as current:
+        yield current
