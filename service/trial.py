@@ -105,10 +105,14 @@ class TrialService:
         return self.process.returncode
 
     def child_pid(self, name: str) -> int:
-        """Return the process id of the latest child of that name, from the log."""
+        """Return the process id of the latest child of that name, from the log.
+
+        Children write to the same file: a line that is no whole entry is passed over.
+        """
+        lines = self.log.read_text().splitlines()
         pids = [
             entry["pid"]
-            for entry in map(json.loads, self.log.read_text().splitlines())
+            for entry in map(json.loads, [line for line in lines if line[:1] == "{" and line[-1:] == "}"])
             if entry.get("event") == "child_started" and entry["child"] == name
         ]
         return pids[-1]
