@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from twin.documents import build, read_object
 from twin.domain import Calibration, FrontEndLaw, LoadLaw, MemoryLaw, ModelShape, SchedulerLaw, StepLaw
 from twin.errors import InvalidInputError, UnknownCalibrationError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SCHEMA_VERSION = 2
+KIND = "a calibration"
 PROFILES = Path(__file__).parent / "profiles"
 
 _PARTS = {
@@ -92,12 +94,7 @@ def calibration_from_json(text: str) -> Calibration:
     InvalidInputError
         For text that is no JSON object, another schema version, a missing, unknown or wrong field.
     """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError("calibration", f"must be JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidInputError("calibration", "must be a JSON object")
+    document = read_object(text, "calibration")
     if "engine" in document:
         raise InvalidInputError("engine", f"must be absent: {document['engine']!r} has a reader of its own")
     version = document.pop("schema_version", None)
@@ -105,17 +102,5 @@ def calibration_from_json(text: str) -> Calibration:
         raise InvalidInputError("schema_version", f"must be {SCHEMA_VERSION}, got {version!r}")
     document.pop("calibration_id", None)
     for name, part in _PARTS.items():
-        document[name] = _build(part, document.get(name), name)
-    return _build(Calibration, document, "calibration")
-
-
-def _build(kind: type, document: Any, name: str) -> Any:
-    if not isinstance(document, dict):
-        raise InvalidInputError(name, f"must be an object, got {document!r}")
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(document.keys() - known):
-        raise InvalidInputError(f"{name}.{unknown[0]}", "is not a field of a calibration")
-    try:
-        return kind(**document)
-    except TypeError as error:
-        raise InvalidInputError(name, f"is not complete: {error}") from error
+        document[name] = build(part, document.get(name), name, of=KIND)
+    return build(Calibration, document, "calibration", of=KIND)

@@ -6,9 +6,10 @@ A set without a manifest is one of benchmark runs (``h100_vllm``); `twin.fitting
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from twin.documents import build, read_object
 from twin.errors import InvalidInputError
 from twin.shapes import shape_from_config
 
@@ -129,22 +130,11 @@ def manifest_from_json(text: str) -> Manifest:
     InvalidInputError
         For text that is no JSON object, a missing, unknown or wrong field.
     """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError("manifest", f"must be JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidInputError("manifest", "must be a JSON object")
-    known = {field.name for field in fields(Manifest)}
-    if unknown := sorted(document.keys() - known):
-        raise InvalidInputError(f"manifest.{unknown[0]}", "is not a field of a manifest")
-    if not isinstance(document.get("uncertain", []), list):
+    document = read_object(text, "manifest")
+    uncertain = document.get("uncertain", [])
+    if not isinstance(uncertain, list):
         raise InvalidInputError("manifest.uncertain", "must be a list of sentences")
-    document["uncertain"] = tuple(document.get("uncertain", ()))
-    try:
-        return Manifest(**document)
-    except TypeError as error:
-        raise InvalidInputError("manifest", f"is not complete: {error}") from error
+    return build(Manifest, document | {"uncertain": tuple(uncertain)}, "manifest", of="a manifest")
 
 
 def read_manifest(directory: Path) -> Manifest | None:

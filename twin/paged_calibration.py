@@ -7,16 +7,17 @@ alone, so whoever looks for slots, surrogates or plans never meets one of these.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from twin.calibration import PROFILES
+from twin.documents import build, read_object
 from twin.errors import InvalidInputError, UnknownCalibrationError
 from twin.paged_domain import PagedCalibration, PagedLoadLaw, PagedStepLaw
 
 SCHEMA_VERSION = 1
 ENGINE = "slora"
+KIND = "a paged calibration"
 
 _PARTS = {"step": PagedStepLaw, "load": PagedLoadLaw}
 
@@ -70,29 +71,12 @@ def paged_calibration_from_json(text: str) -> PagedCalibration:
         For text that is no JSON object, another schema version or engine, a missing, unknown or wrong
         field.
     """
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInputError("calibration", f"must be JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidInputError("calibration", "must be a JSON object")
+    document = read_object(text, "calibration")
     for name, expected in (("schema_version", SCHEMA_VERSION), ("engine", ENGINE)):
         value = document.pop(name, None)
         if value != expected:
             raise InvalidInputError(name, f"must be {expected}, got {value!r}")
     document.pop("calibration_id", None)
     for name, part in _PARTS.items():
-        document[name] = _build(part, document.get(name), name)
-    return _build(PagedCalibration, document, "calibration")
-
-
-def _build(kind: type, document: Any, name: str) -> Any:
-    if not isinstance(document, dict):
-        raise InvalidInputError(name, f"must be an object, got {document!r}")
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(document.keys() - known):
-        raise InvalidInputError(f"{name}.{unknown[0]}", "is not a field of a paged calibration")
-    try:
-        return kind(**document)
-    except TypeError as error:
-        raise InvalidInputError(name, f"is not complete: {error}") from error
+        document[name] = build(part, document.get(name), name, of=KIND)
+    return build(PagedCalibration, document, "calibration", of=KIND)
