@@ -28,13 +28,14 @@ from service.handlers import (
 )
 from service.handlers.bodies import BodyReader
 from service.handlers.problems import install_problem_handlers
-from service.observability import LOOP_ERRORS, ObservabilityMiddleware
+from service.observability import ObservabilityMiddleware
 from service.openapi import openapi_document
 from service.security import SecurityMiddleware
 from service.services.clock import Clock
 from service.services.gauges import show_build
 from service.services.guard import Guard
 from service.services.recalibration import try_tick
+from service.services.rounds import survived
 from service.services.versions import try_refresh
 from service.services.warmup import warm_placement
 from service.storage.audit import AuditLog
@@ -180,11 +181,8 @@ async def _keep_versions_and_recalibrations(services: Services, interval_s: floa
 async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        try:
+        with survived("keys", event="keys_refresh_failed"):
             await asyncio.to_thread(guard.refresh)
-        except Exception:
-            LOOP_ERRORS.labels("keys").inc()
-            log.exception("keys_refresh_failed")
 
 
 def _calm_the_collector() -> None:

@@ -6,11 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import structlog
-
-from service.errors import ServiceError
-from service.observability import LOOP_ERRORS
 from service.schemas_fleet import HistoryPointSchema, HistorySchema
+from service.services.rounds import survived
 from service.storage.history import GpuCounts, RunningReport
 
 if TYPE_CHECKING:
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 REPORT_LIFE_S = 900
 """A report of what runs counts for this long; its reporter repeats it."""
-
-log = structlog.get_logger()
 
 
 class HistoryService:
@@ -95,14 +90,5 @@ class HistoryService:
         """Record until cancelled."""
         while True:
             await asyncio.sleep(self._settings.refresh_interval_s)
-            await self._try_record()
-
-    async def _try_record(self) -> None:
-        """Record; a failure is counted, and a store that is down is logged by who refreshes the fleet."""
-        try:
-            await self.record()
-        except ServiceError:
-            LOOP_ERRORS.labels("history").inc()
-        except Exception:
-            LOOP_ERRORS.labels("history").inc()
-            log.exception("history_failed")
+            with survived("history", event="history_failed"):
+                await self.record()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from service.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError
-from service.observability import LOOP_ERRORS, RECALIBRATION_STAGE
+from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.observability import RECALIBRATION_STAGE
+from service.services.rounds import survived
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.recalibrations import PREFIX, Recalibration, RecalibrationStore, StageRecord
 from service.storage.steps import Step, StepQueue
@@ -415,10 +416,5 @@ def _step_id(current: Recalibration, name: str, part: str) -> str:
 
 def try_tick(service: RecalibrationService) -> None:
     """Tick; a failure is counted, and the next round comes soon."""
-    try:
+    with survived("recalibrations", event="tick_failed"):
         service.tick()
-    except ServiceError:
-        LOOP_ERRORS.labels("recalibrations").inc()
-    except Exception:
-        LOOP_ERRORS.labels("recalibrations").inc()
-        log.exception("tick_failed")

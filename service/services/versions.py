@@ -11,12 +11,12 @@ import structlog
 from service.errors import (
     ConflictError,
     NotFoundError,
-    ServiceError,
     StoreUnavailableError,
     VersionRefusedError,
 )
 from service.observability import LOOP_ERRORS, REFUSED_VERSIONS
 from service.services.gauges import show_surrogate
+from service.services.rounds import survived
 from service.storage.activations import Activation, newer_of
 
 if TYPE_CHECKING:
@@ -252,10 +252,5 @@ class VersionService:
 
 def try_refresh(service: VersionService) -> None:
     """Refresh; a failure is counted, and the next round comes soon."""
-    try:
+    with survived("versions", event="versions_refresh_failed"):
         service.refresh()
-    except ServiceError:
-        LOOP_ERRORS.labels("versions").inc()
-    except Exception:
-        LOOP_ERRORS.labels("versions").inc()
-        log.exception("versions_refresh_failed")
