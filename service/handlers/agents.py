@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from service.agent.points import Point
 from service.errors import InvalidRequestError
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, services_of
+from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import parse
 from service.schemas_agents import (
     AddedSchema,
@@ -61,7 +61,7 @@ async def register(request: Request) -> Response:
             lambda: services.agents.register(parse(AgentSchema, body).to_record())
         )
     answer = RegisteredSchema(agent_id=agent.agent_id, lease_s=services.agents.lease_s)
-    return json_response(answer.model_dump_json().encode())
+    return answer_of(answer)
 
 
 @router.get(
@@ -74,7 +74,7 @@ async def agents(request: Request) -> Response:
     services = services_of(request)
     views = await services.context.store_pool.run(services.agents.agents)
     listed = AgentListSchema(agents=[AgentViewSchema.from_view(view) for view in views])
-    return json_response(listed.model_dump_json().encode())
+    return answer_of(listed)
 
 
 @router.delete(
@@ -104,7 +104,7 @@ async def heartbeat(request: Request, agent_id: str) -> Response:
         keep = await services.context.store_pool.run(
             lambda: services.agents.heartbeat(agent_id, told.job_id, told.progress)
         )
-    return json_response(HeartbeatSchema(keep=keep).model_dump_json().encode())
+    return answer_of(HeartbeatSchema(keep=keep))
 
 
 @router.post(
@@ -128,7 +128,7 @@ async def work(request: Request, agent_id: str) -> Response:
             engine_version=task.engine_version,
             lease_s=services.agents.lease_s,
         )
-    return json_response(WorkAnswerSchema(work=leased).model_dump_json().encode())
+    return answer_of(WorkAnswerSchema(work=leased))
 
 
 @router.post(
@@ -151,7 +151,7 @@ async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
                 else services.agents.give_back(agent_id, job_id, told.reason, failed=told.state == "failed")
             )
         )
-    return json_response(TaskSchema.from_task(task).model_dump_json().encode())
+    return answer_of(TaskSchema.from_task(task))
 
 
 @router.post(
@@ -169,7 +169,7 @@ async def add_measurements(request: Request) -> Response:
         added, known = await services.context.store_pool.run(
             lambda: services.agents.add_points(told.agent_id, told.job_id, points)
         )
-    return json_response(AddedSchema(added=added, known=known).model_dump_json().encode())
+    return answer_of(AddedSchema(added=added, known=known))
 
 
 @router.get(
@@ -183,7 +183,7 @@ async def measurements(request: Request, job_id: str) -> Response:
     services = services_of(request)
     points = await services.context.store_pool.run(lambda: services.agents.points(job_id))
     rows = [{"key": point.key, "table": point.table, "row": dict(point.row)} for point in points]
-    return json_response(PointsSchema(job_id=job_id, points=rows).model_dump_json().encode())
+    return answer_of(PointsSchema(job_id=job_id, points=rows))
 
 
 @router.post(
@@ -200,7 +200,7 @@ async def add_sample(request: Request, agent_id: str) -> Response:
         sample = LiveSample(**told.model_dump())
         log.debug("sample", agent_id=agent_id, calibration_id=sample.calibration_id)
         drift = await services.context.place_pool.run(lambda: services.drift.compare(sample))
-    return json_response(DriftSchema(**asdict(drift)).model_dump_json().encode())
+    return answer_of(DriftSchema(**asdict(drift)))
 
 
 @router.get(
@@ -215,4 +215,4 @@ async def drift(request: Request) -> Response:
     for one in known.values():
         services.drift.show(one)
     listed = DriftListSchema(calibrations=[DriftSchema(**asdict(one)) for one in known.values()])
-    return json_response(listed.model_dump_json().encode())
+    return answer_of(listed)

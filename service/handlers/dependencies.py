@@ -9,6 +9,8 @@ from fastapi import Request, Response
 from service.errors import NotReadyError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from service.factory import Services
     from service.handlers.bodies import BodyReader
 
@@ -40,3 +42,8 @@ def ready_services(request: Request) -> Services:
 def json_response(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return encoded JSON as it stands."""
     return Response(content, status, headers, media_type="application/json")
+
+
+def answer_of(schema: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return an answer's schema as JSON."""
+    return json_response(schema.model_dump_json().encode(), status, headers)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
+from service.handlers.dependencies import answer_of, bodies_of, json_response, ready_services, services_of
 from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema, parse
 from service.schemas_fleet import (
     HistorySchema,
@@ -125,7 +125,7 @@ async def workloads(request: Request) -> Response:
         )
         for current in services_of(request).fleet.in_force
     ]
-    return json_response(InForceListSchema(workloads=listed).model_dump_json().encode())
+    return answer_of(InForceListSchema(workloads=listed))
 
 
 @router.get(

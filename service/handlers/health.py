@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.handlers.bodies import problems
-from service.handlers.dependencies import json_response, services_of
+from service.handlers.dependencies import answer_of, services_of
 from service.observability import REGISTRY
 from service.schemas import HealthSchema
 
@@ -20,7 +20,7 @@ STORE_STATES: dict[bool | None, Literal["up", "down"] | None] = {True: "up", Fal
 @router.get("/livez", summary="The process runs.", responses={200: {"model": HealthSchema}})
 async def livez() -> Response:
     """Answer that the event loop turns."""
-    return json_response(HealthSchema(status="alive").model_dump_json().encode())
+    return answer_of(HealthSchema(status="alive"))
 
 
 @router.get(
@@ -38,7 +38,7 @@ async def readyz(request: Request) -> Response:
         store=STORE_STATES[services.fleet.store_up],
         calibrations=sorted(context.catalog.targets),
     )
-    return json_response(health.model_dump_json().encode(), 200 if ready else 503)
+    return answer_of(health, 200 if ready else 503)
 
 
 @router.get("/metrics", summary="Prometheus metrics.", response_class=Response)

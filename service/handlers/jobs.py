@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, services_of
+from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import JobListSchema, JobSchema, SimulateRequest
-from service.storage.jobs import JobState  # noqa: TC001 (FastAPI reads the annotations)
+from service.storage.jobs import JobRecord, JobState  # noqa: TC001 (FastAPI reads the annotations)
 
 router = APIRouter(tags=["jobs"])
 
@@ -20,6 +20,11 @@ ACTING = problems(
     s422="Not an id",
     s503=STORE_DOWN,
 )
+
+
+def accepted(record: JobRecord) -> Response:
+    """Return 202 with a job, and where it is followed."""
+    return answer_of(JobSchema.from_record(record), 202, {"Location": f"/jobs/{record.job_id}"})
 
 
 @router.post(
@@ -40,8 +45,7 @@ async def simulate(request: Request) -> Response:
     services = services_of(request)
     async with bodies_of(request).read(request) as body:
         record = await services.context.store_pool.run(lambda: services.simulations.submit(body))
-    answer = JobSchema.from_record(record).model_dump_json().encode()
-    return json_response(answer, 202, {"Location": f"/jobs/{record.job_id}"})
+    return accepted(record)
 
 
 @router.get(
@@ -61,7 +65,7 @@ async def jobs(
     services = services_of(request)
     records = await services.context.store_pool.run(lambda: services.jobs.latest(limit, state))
     listed = JobListSchema(jobs=[JobSchema.from_record(record) for record in records])
-    return json_response(listed.model_dump_json().encode())
+    return answer_of(listed)
 
 
 @router.get(
@@ -74,7 +78,7 @@ async def job(request: Request, job_id: str) -> Response:
     """Answer how a job stands."""
     services = services_of(request)
     record = await services.context.store_pool.run(lambda: services.jobs.get(job_id))
-    return json_response(JobSchema.from_record(record).model_dump_json().encode())
+    return answer_of(JobSchema.from_record(record))
 
 
 @router.post(
@@ -86,7 +90,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     """Answer the job; what a recalibration has published by then stays."""
     services = services_of(request)
     record = await services.context.store_pool.run(lambda: services.jobs.cancel(job_id))
-    return json_response(JobSchema.from_record(record).model_dump_json().encode())
+    return answer_of(JobSchema.from_record(record))
 
 
 @router.post(
@@ -98,4 +102,4 @@ async def retry(request: Request, job_id: str) -> Response:
     """Answer the job; a recalibration goes on at the stage where it was."""
     services = services_of(request)
     record = await services.context.store_pool.run(lambda: services.jobs.retry(job_id))
-    return json_response(JobSchema.from_record(record).model_dump_json().encode())
+    return answer_of(JobSchema.from_record(record))

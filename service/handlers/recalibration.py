@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request, Response
 from structlog.contextvars import get_contextvars
 
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, services_of
-from service.handlers.jobs import STORE_DOWN
+from service.handlers.dependencies import answer_of, bodies_of, services_of
+from service.handlers.jobs import STORE_DOWN, accepted
 from service.schemas import JobSchema, parse
 from service.schemas_recalibration import (
     MeasurementSetListSchema,
@@ -45,8 +45,7 @@ async def recalibrate(request: Request) -> Response:
     begun = await services.context.store_pool.run(
         lambda: services.recalibrations.submit(asked, actor=actor, request_id=request_id)
     )
-    answer = JobSchema.from_record(record_of(begun)).model_dump_json().encode()
-    return json_response(answer, 202, {"Location": f"/jobs/{begun.job_id}"})
+    return accepted(record_of(begun))
 
 
 @router.post(
@@ -69,7 +68,7 @@ async def add_measurement_set(request: Request) -> Response:
         added = await services.context.store_pool.run(
             lambda: services.measurements.add(MeasurementSetRequest.read(body))
         )
-    return json_response(MeasurementSetSchema.from_set(added).model_dump_json().encode(), 201)
+    return answer_of(MeasurementSetSchema.from_set(added), 201)
 
 
 @router.get(
@@ -82,7 +81,7 @@ async def measurement_sets(request: Request) -> Response:
     services = services_of(request)
     sets = await services.context.store_pool.run(services.measurements.known)
     listed = MeasurementSetListSchema(measurement_sets=[MeasurementSetSchema.from_set(one) for one in sets])
-    return json_response(listed.model_dump_json().encode())
+    return answer_of(listed)
 
 
 @router.get(
@@ -94,4 +93,4 @@ async def workers(request: Request) -> Response:
     """Answer the workers that the store has heard from lately, and how long the queues are."""
     services = services_of(request)
     listed = await services.context.store_pool.run(services.workers.listing)
-    return json_response(WorkerListSchema.model_validate(listed).model_dump_json().encode())
+    return answer_of(WorkerListSchema.model_validate(listed))

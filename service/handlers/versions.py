@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import describe_body, problems
-from service.handlers.dependencies import bodies_of, json_response, services_of
+from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import parse
 from service.schemas_versions import (
     CalibrationListSchema,
@@ -32,7 +32,7 @@ async def surrogates(request: Request) -> Response:
     services = services_of(request)
     listed = await services.context.store_pool.run(services.versions.listing)
     answer = SurrogateListSchema(surrogates=[SurrogateSchema.from_listed(one) for one in listed])
-    return json_response(answer.model_dump_json().encode())
+    return answer_of(answer)
 
 
 @router.get(
@@ -44,7 +44,7 @@ async def calibrations(request: Request) -> Response:
     """Answer shipped and published calibrations with the errors of their estimators."""
     services = services_of(request)
     listed = await services.context.store_pool.run(services.versions.listing)
-    return json_response(CalibrationListSchema.from_listed(listed).model_dump_json().encode())
+    return answer_of(CalibrationListSchema.from_listed(listed))
 
 
 @router.post(
@@ -64,7 +64,7 @@ async def activate(request: Request, surrogate_version: SurrogateVersion) -> Res
     listed = await services.context.store_pool.run(
         lambda: services.versions.activate(surrogate_version, actor=actor)
     )
-    return json_response(SurrogateSchema.from_listed(listed).model_dump_json().encode())
+    return answer_of(SurrogateSchema.from_listed(listed))
 
 
 @router.post(
@@ -89,4 +89,4 @@ async def roll_back(request: Request) -> Response:
     listed = await services.context.store_pool.run(
         lambda: services.versions.roll_back(asked.calibration_id, actor=actor)
     )
-    return json_response(SurrogateSchema.from_listed(listed).model_dump_json().encode())
+    return answer_of(SurrogateSchema.from_listed(listed))
