@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ from twin.domain import LoadLaw, SchedulerLaw, StepLaw
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from twin.domain import Calibration
+
 STEP_TERMS = tuple(field.name for field in fields(StepLaw))
 SCHEDULER_TERMS = tuple(field.name for field in fields(SchedulerLaw))
 
@@ -19,6 +21,12 @@ SCHEDULER_TERMS = tuple(field.name for field in fields(SchedulerLaw))
 def step_coefficients(law: StepLaw) -> NDArray[np.float64]:
     """Return the coefficients in the order `twin.kernels.latency.step_ms` takes them, (11,) float64."""
     return np.array([getattr(law, name) for name in STEP_TERMS], dtype=np.float64)
+
+
+def with_slower_steps(calibration: Calibration, factor: float) -> Calibration:
+    """Return the calibration of a server whose steps take `factor` times as long."""
+    step = StepLaw(**{term: getattr(calibration.step, term) * factor for term in STEP_TERMS})
+    return replace(calibration, step=step)
 
 
 def scheduler_coefficients(law: SchedulerLaw) -> NDArray[np.float64]:

@@ -8,13 +8,12 @@ normal law through their logarithms gives the interval and the probability of st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
-from twin.domain import StepLaw
 from twin.errors import InvalidInputError
-from twin.latency import STEP_TERMS
+from twin.latency import with_slower_steps
 from twin.report import STARVED_BELOW
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def throughput_interval(
     for draw in range(num_draws):
         # Equal slices of the law's error, so that few draws already spread as it does.
         factor = math.exp(spread * standard.inv_cdf((draw + 0.5) / num_draws))
-        report = simulate_draw(_slower(calibration, factor), draw)
+        report = simulate_draw(with_slower_steps(calibration, factor), draw)
         logs.append(math.log(max(report.throughput_tok_s, SMALLEST_TOK_S)))
     # A future run has its own luck beside the mean's.
     law = NormalDist(fmean(logs), max(stdev(logs) * math.sqrt(1.0 + 1.0 / num_draws), 1e-9))
@@ -105,8 +104,3 @@ def throughput_interval(
         starvation_probability=law.cdf(border),
         num_draws=num_draws,
     )
-
-
-def _slower(calibration: Calibration, factor: float) -> Calibration:
-    step = StepLaw(**{term: factor * getattr(calibration.step, term) for term in STEP_TERMS})
-    return replace(calibration, step=step)

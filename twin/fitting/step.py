@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from twin.domain import StepLaw
 from twin.errors import UnidentifiableError
 from twin.fitting.estimators import Fitted
 from twin.kernels.latency import step_terms
-from twin.latency import STEP_TERMS, step_coefficients
+from twin.latency import STEP_TERMS, step_coefficients, with_slower_steps
 from twin.validate import simulate_run
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _slower(run: MeasuredRun, report: SimulationReport) -> float:
 
 
 def _simulate_scaled(run: MeasuredRun, calibration: Calibration, factor: float) -> SimulationReport:
-    scaled = StepLaw(**{term: getattr(calibration.step, term) * factor for term in STEP_TERMS})
-    return simulate_run(run, replace(calibration, step=scaled))
+    return simulate_run(run, with_slower_steps(calibration, factor))
 
 
 def observations_of(matched: Sequence[MatchedRun], law: StepLaw) -> list[StepObservation]:
