@@ -23,6 +23,18 @@ def require_integer(name: str, value: int, minimum: int, maximum: float = math.i
     require(value <= maximum, name, f"must be <= {maximum}, got {value!r}")
 
 
+def require_name(field: str, value: object) -> None:
+    """Refuse what is no part of an id: text that is not empty and has no slash."""
+    ok = isinstance(value, str) and bool(value) and "/" not in value
+    require(ok, field, f"must be a name without '/', got {value!r}")
+
+
+def require_share(field: str, value: object) -> None:
+    """Refuse what is no number in (0, 1]."""
+    ok = isinstance(value, (int, float)) and 0 < value <= 1
+    require(ok, field, f"must be in (0, 1], got {value!r}")
+
+
 def require_law(law: object, prefix: str) -> None:
     """Refuse a coefficient that is negative or not finite: no cost law of a server has one."""
     for name in law.__slots__:  # type: ignore[attr-defined]

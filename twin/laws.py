@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twin.checks import require, require_errors, require_integer, require_law
+from twin.checks import require, require_errors, require_integer, require_law, require_name, require_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,12 +214,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("gpu_type", "base_model", "engine_version"):
-            value = getattr(self, name)
-            ok = isinstance(value, str) and bool(value) and "/" not in value
-            require(ok, name, f"must be a name without '/', got {value!r}")
-        ratio = self.generated_over_requested
-        ok = isinstance(ratio, (int, float)) and 0 < ratio <= 1
-        require(ok, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
+            require_name(name, getattr(self, name))
+        require_share("generated_over_requested", self.generated_over_requested)
         require_integer("max_known_rank", self.max_known_rank, 1)
         for name in ("standard_errors", "errors"):
             require_errors(name, getattr(self, name))

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from twin.checks import require_name
 from twin.documents import build, read_object
 from twin.errors import InvalidInputError
 from twin.shapes import shape_from_config
@@ -104,9 +105,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for name in ("gpu_type", "base_model", "engine_version", "agent_id"):
-            value: object = getattr(self, name)
-            if not isinstance(value, str) or not value or "/" in value:
-                raise InvalidInputError(f"manifest.{name}", f"must be a name without '/', got {value!r}")
+            require_name(f"manifest.{name}", getattr(self, name))
         if not all(isinstance(line, str) for line in self.uncertain):
             raise InvalidInputError("manifest.uncertain", "must be a list of sentences")
         shape_from_config(self.model_config)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twin.checks import require, require_integer, require_law
+from twin.checks import (
+    require,
+    require_errors,
+    require_integer,
+    require_law,
+    require_name,
+    require_share,
+)
 from twin.domain import MAX_FLAG, MAX_RANK
 from twin.traffic import MAX_TOKENS
 
@@ -162,13 +169,13 @@ class PagedCalibration:
 
     def __post_init__(self) -> None:
         for name in ("gpu_type", "base_model", "engine_version"):
-            value = getattr(self, name)
-            require(bool(value) and "/" not in value, name, f"must be a name without '/', got {value!r}")
+            require_name(name, getattr(self, name))
         require_integer("pool_tokens", self.pool_tokens, 2, MAX_POOL_TOKENS)
         require_integer("adapter_tokens_per_rank", self.adapter_tokens_per_rank, 1, MAX_TOKENS)
-        ratio = self.generated_over_requested
-        require(0 < ratio <= 1, "generated_over_requested", f"must be in (0, 1], got {ratio!r}")
+        require_share("generated_over_requested", self.generated_over_requested)
         require_integer("max_known_rank", self.max_known_rank, 1, MAX_RANK)
+        for name in ("standard_errors", "errors"):
+            require_errors(name, getattr(self, name))
 
     @property
     def calibration_id(self) -> str:
