@@ -10,7 +10,7 @@ WAITING while anyone waits: the pool, the tokens of a prefill, or `running_max_r
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,25 +23,13 @@ if TYPE_CHECKING:
 
     from twin.domain import Calibration
     from twin.paged_domain import PagedServerConfig
+    from twin.report import EngineRun
     from twin.workload import RequestStream
 
 PAGED_STEP_TERMS = tuple(field.name for field in fields(PagedStepLaw))
 
 IDLE_POLL_NS = 10_000_000
 """An idle router looks for requests at this interval."""
-
-
-class PagedRun(Protocol):
-    """The arrays that the kernel fills; shapes as in `twin.kernels.engine.run_engine`."""
-
-    first_token_ns: NDArray[np.int64]
-    finish_ns: NDArray[np.int64]
-    sent_ns: NDArray[np.int64]
-    admitted_ns: NDArray[np.int64]
-    gap_counts: NDArray[np.int64]
-    stop_ns: NDArray[np.int64]
-    totals: NDArray[np.float64]
-    samples: NDArray[np.int64]
 
 
 def require_paged(calibration: Calibration | PagedCalibration) -> PagedCalibration:
@@ -111,7 +99,7 @@ def run_paged(  # noqa: PLR0913 (a kernel and its world)
     calibration: PagedCalibration,
     *,
     horizon_ns: int,
-    run: PagedRun,
+    run: EngineRun,
     sample_stride: int,
 ) -> None:
     """Serve the requests until the horizon; `run` receives the result.

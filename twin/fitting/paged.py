@@ -7,7 +7,7 @@ cannot tell a coefficient from the others, the fit refuses it by name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from scipy.optimize import least_squares
 from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.estimators import Fitted
 from twin.metrics import smape_half_pct
+from twin.paged import PAGED_STEP_TERMS
 from twin.paged_domain import (
     DEFAULT_MAX_REQ_TOTAL_LEN,
     PagedCalibration,
@@ -192,18 +193,15 @@ def _start(runs: Sequence[MeasuredPagedRun]) -> PagedCalibration:
         engine_version=ENGINE_VERSION,
         pool_tokens=POOL_TOKENS,
         adapter_tokens_per_rank=ADAPTER_TOKENS_PER_RANK,
-        step=PagedStepLaw(**{name: START[name] for name in _STEP_NAMES}),
+        step=PagedStepLaw(**{name: START[name] for name in PAGED_STEP_TERMS}),
         load=PagedLoadLaw(load_rank_ms=START["load_rank_ms"]),
         generated_over_requested=min(max(shares), 1.0),
         max_known_rank=max(run.rank for run in runs),
     )
 
 
-_STEP_NAMES = tuple(field.name for field in fields(PagedStepLaw))
-
-
 def _with(calibration: PagedCalibration, law: dict[str, float]) -> PagedCalibration:
-    step = PagedStepLaw(**{name: law.get(name, 0.0) for name in _STEP_NAMES})
+    step = PagedStepLaw(**{name: law.get(name, 0.0) for name in PAGED_STEP_TERMS})
     return replace(calibration, step=step, load=PagedLoadLaw(load_rank_ms=law.get("load_rank_ms", 0.0)))
 
 
