@@ -20,15 +20,21 @@ from twin.report import STARVED_BELOW
 from twin.traffic import MAX_RATE_RPS, MAX_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from twin.memory import MemoryVerdict
 
 Run = TypeVar("Run")
 
 DEFAULT_GPU_TYPE = "h100-64gb"
 DEFAULT_ENGINE_VERSION = "vllm-0.8.5"
 
-MEMORY_ERRORS = frozenset({"kv_smaller_than_max_len", "oom_torch", "no_memory_for_kv_blocks"})
-"""Failures that mean "does not fit"; every other failure is the infrastructure's."""
+MEMORY_ERRORS: Mapping[str, MemoryVerdict] = {
+    "kv_smaller_than_max_len": "kv_smaller_than_max_len",
+    "no_memory_for_kv_blocks": "no_memory",
+    "oom_torch": "no_memory",
+}
+"""Failures that mean "does not fit", and what each says of memory; others are the infrastructure's."""
 
 COUNTING_CLIENT = ClientConditions(cold_start=True, max_unfinished_requests=26_500, scrape_interval_s=2.0)
 """The client of runs that count what they sent: a server started anew, ports for so many requests."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LORA_EXTRA_VOCAB = 256
 """vLLM 0.8 reserves this many extra rows of embedding for each slot (`lora_extra_vocab_size`)."""
 
+BLOCK_SIZE = 16
+"""vLLM's own, where nobody asks for another."""
+
 MAX_LORAS_LIMIT = 4096
 """The search for the largest feasible `max_loras` ends here."""
 
@@ -72,7 +75,9 @@ def memory_vector(calibration: Calibration) -> NDArray[np.float64]:
     )
 
 
-def kv_tokens(calibration: Calibration, max_loras: int, max_lora_rank: int, block_size: int = 16) -> int:
+def kv_tokens(
+    calibration: Calibration, max_loras: int, max_lora_rank: int, block_size: int = BLOCK_SIZE
+) -> int:
     """Return the KV cache's size in tokens, a multiple of `block_size`; 0 where nothing is left."""
     return int(kv_tokens_kernel(memory_vector(calibration), max_loras, max_lora_rank, block_size))
 
@@ -109,10 +114,11 @@ def required_kv_tokens(calibration: Calibration, max_model_len: int | None = Non
 def feasible_max_loras(calibration: Calibration, max_lora_rank: int, max_model_len: int | None = None) -> int:
     """Return the largest `max_loras` that starts with this rank, 0 if none does."""
     required = required_kv_tokens(calibration, max_model_len)
+    memory = memory_vector(calibration)
     low, high = 0, MAX_LORAS_LIMIT
     while low < high:
         middle = (low + high + 1) // 2
-        if kv_tokens(calibration, middle, max_lora_rank) >= required:
+        if kv_tokens_kernel(memory, middle, max_lora_rank, BLOCK_SIZE) >= required:
             low = middle
         else:
             high = middle - 1

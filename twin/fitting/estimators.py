@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from twin.domain import ModelShape
 
 MIN_LAUNCHES = 3
-LAUNCH_VERDICTS = {
-    "kv_smaller_than_max_len": "kv_smaller_than_max_len",
-    "no_memory_for_kv_blocks": "no_memory",
-    "oom_torch": "no_memory",
-}
-"""What a launch's failure says of memory."""
-
 Law = TypeVar("Law")
 
 
@@ -88,7 +81,7 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
     verdicts = np.select(
         [predicted <= 0, predicted < model.max_model_len], ["no_memory", "kv_smaller_than_max_len"], "fits"
     )
-    seen = np.array([LAUNCH_VERDICTS[row["error"]] if not row["kv_tokens"] else "fits" for row in rows])
+    seen = np.array([MEMORY_ERRORS[row["error"]] if not row["kv_tokens"] else "fits" for row in rows])
     return MemoryFit(
         fitted=Fitted(
             law=MemoryLaw(pool_bytes=pool_bytes),
