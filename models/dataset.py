@@ -23,7 +23,7 @@ from models.kernels.features import fill_features
 from models.scenarios import GROUP_SIZE, MAX_ADAPTERS, scenario
 from models.training import examples_of
 from twin.batch import map_tasks
-from twin.calibration import calibration_from_json, calibration_to_json
+from twin.calibration import calibration_sha256
 from twin.simulate import TWIN_VERSION, simulate
 
 if TYPE_CHECKING:
@@ -177,11 +177,6 @@ class Dataset:
         return rows, physics
 
 
-def calibration_sha256(calibration: Calibration) -> str:
-    """Return the hash of the calibration's JSON."""
-    return hashlib.sha256(calibration_to_json(calibration).encode()).hexdigest()
-
-
 def generate(
     calibration: Calibration,
     design: Design,
@@ -206,7 +201,7 @@ def generate(
     on_rows
         Called with the number of rows just finished.
     """
-    run = _Run(_origin(calibration, design), calibration_to_json(calibration), num_workers, parts, on_rows)
+    run = _Run(calibration, design, num_workers, parts, on_rows)
     return _generated(run, calibration, design)
 
 
@@ -246,7 +241,7 @@ def assemble(
     -------
     The data set, or for each missing part its rows, (num_rows_of_part,) int64.
     """
-    run = _Run(_origin(calibration, design), calibration_to_json(calibration), 1, parts, None)
+    run = _Run(calibration, design, 1, parts, None)
     run.rows_a_part, run.only_finished = rows_a_part, True
     try:
         return _generated(run, calibration, design)
@@ -256,7 +251,7 @@ def assemble(
 
 def simulate_rows(calibration: Calibration, design: Design, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return what the twin says of rows of a design, (num_rows, len(COLUMNS)) float64."""
-    done = [_simulate_row(calibration, design.seed, design.max_adapters, int(row)) for row in rows]
+    done = _simulate_rows(calibration, design.seed, design.max_adapters, rows.tolist())
     return np.array(done, dtype=np.float64).reshape(-1, len(COLUMNS))
 
 
@@ -294,15 +289,14 @@ class _Run:
 
     def __init__(
         self,
-        origin: DatasetOrigin,
-        calibration_json: str,
+        calibration: Calibration,
+        design: Design,
         num_workers: int | None,
         parts: str | Path | None,
         on_rows: Callable[[int], None] | None,
     ) -> None:
-        design = origin.design
-        self.origin = origin
-        self.task = partial(_simulate_rows, calibration_json, design.seed, design.max_adapters)
+        self.origin = _origin(calibration, design)
+        self.task = partial(_simulate_rows, calibration, design.seed, design.max_adapters)
         self.num_workers = num_workers
         self.parts = None if parts is None else Path(parts)
         self.on_rows = on_rows or (lambda _: None)
@@ -359,8 +353,9 @@ def _part_name(first_row: int) -> str:
     return f"rows-{first_row:08d}.parquet"
 
 
-def _simulate_rows(calibration_json: str, seed: int, max_adapters: int, rows: list[int]) -> list[list[float]]:
-    calibration = calibration_from_json(calibration_json)
+def _simulate_rows(
+    calibration: Calibration, seed: int, max_adapters: int, rows: list[int]
+) -> list[list[float]]:
     return [_simulate_row(calibration, seed, max_adapters, row) for row in rows]
 
 

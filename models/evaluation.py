@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from models.dataset import calibration_sha256
 from models.errors import DatasetError
 from models.features import aggregate, features_of
 from models.figures import figures as held_out_figures
@@ -18,6 +17,7 @@ from models.report import reliability
 from models.scenarios import GROUP_SIZE
 from models.surrogate import TARGETS
 from models.training import examples_of
+from twin.calibration import calibration_sha256
 from twin.measured import client_of, server_of, workload_of
 from twin.memory import fits_in_memory
 from twin.validate import Prediction, baseline_predictions, figures

@@ -11,7 +11,6 @@ import numpy as np
 
 from models.active import design_features
 from models.artifact import Provenance, read_manifest, save
-from models.dataset import calibration_sha256
 from models.distillation import MAX_LEAVES, calibrated, editions
 from models.errors import ArtefactError, DatasetError
 from models.features import calibration_vector
@@ -21,6 +20,7 @@ from models.scenarios import GROUP_SIZE
 from models.surrogate import Surrogate
 from models.training import examples_of, fit_teacher, split
 from models.tree import predict
+from twin.calibration import calibration_sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,7 +1,6 @@
 """Fit the teacher on twin runs: boosted trees, their size chosen by cross-validation over groups.
 
-This module and `models.distillation` are the only ones that import scikit-learn, and do so when they
-are called.
+Like every module here it imports scikit-learn where it calls it, and not before.
 """
 
 from __future__ import annotations

@@ -51,9 +51,14 @@ def newest_first(calibration_ids: Iterable[str]) -> list[str]:
     return sorted(calibration_ids, key=version, reverse=True)
 
 
+def calibration_sha256(calibration: Calibration) -> str:
+    """Return the hash of the calibration's JSON."""
+    return hashlib.sha256(calibration_to_json(calibration).encode()).hexdigest()
+
+
 def calibration_digest(calibration: Calibration) -> str:
     """Return a short name of the calibration's content: a refit under the same id has another."""
-    return hashlib.sha256(calibration_to_json(calibration).encode()).hexdigest()[:16]
+    return calibration_sha256(calibration)[:16]
 
 
 def load_calibration(id_or_path: str) -> Calibration:
