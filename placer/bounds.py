@@ -169,13 +169,9 @@ def lower_bounds(problem: PlacementProblem, shares: NDArray[np.float64] | None =
     )
 
 
-def tighter(first: LowerBounds, second: LowerBounds) -> LowerBounds:
-    """Return the larger of each bound: both sets are valid."""
-    return LowerBounds(
-        load=max(first.load, second.load),
-        share=max(first.share, second.share),
-        count=max(first.count, second.count),
-    )
+def tightened(problem: PlacementProblem, found: LowerBounds) -> LowerBounds:
+    """Return bounds with the larger of their share and that of finely cut shares: both are valid."""
+    return replace(found, share=max(found.share, martello_toth(least_shares(problem, FINE))))
 
 
 def lower_bound(problem: PlacementProblem) -> int:
@@ -214,11 +210,7 @@ def martello_toth(shares: NDArray[np.float64]) -> int:
     return max(best, above_half, int((above_half + rest).max(initial=0)))
 
 
-def least_shares(
-    problem: PlacementProblem,
-    precision: Precision = COARSE,
-    terms: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
+def least_shares(problem: PlacementProblem, precision: Precision = COARSE) -> NDArray[np.float64]:
     """Return for each adapter a share so that those on an accepted GPU are never above 1 together.
 
     Parameters
@@ -227,14 +219,12 @@ def least_shares(
         What is to be placed.
     precision
         How finely to cut: finer is tighter and takes longer.
-    terms
-        (num_adapters, NUM_AGGREGATES) float64 of `models.features.adapter_terms` where at hand.
 
     Returns
     -------
     (num_adapters,) float64, infinite where no GPU takes an adapter.
     """
-    terms = adapter_terms(problem.workload) if terms is None else terms
+    terms = adapter_terms(problem.workload)
     calibration = problem.surrogate.calibration
     decodes = terms[:, feature.RATE_OUT]
     context = (

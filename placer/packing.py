@@ -104,18 +104,28 @@ def place(problem: PlacementProblem) -> Placement:
     With `num_trials` 0 it is the first packing, and the bound is that of load and count alone.
     """
     tables = build_tables(problem)
+    return finished(problem, tables, first_packing(problem, tables))
+
+
+def first_packing(problem: PlacementProblem, tables: Tables) -> Packing:
+    """Return a packing before any search; which adapters it leaves without a GPU, no search changes."""
     if problem.objective == "min_latency":
         fleet = empty_fleet(len(tables.items.share), tables.max_gpus)
         used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
-        return assemble(problem, tables, Packing(fleet=fleet, num_gpus=used), tables.bounds)
+        return Packing(fleet=fleet, num_gpus=used)
     if problem.num_trials == 0:
-        return assemble(problem, tables, run(tables, VARIANTS[0]), tables.bounds)
-    best = min(packings(tables), key=lambda packing: packing.quality)
+        return run(tables, VARIANTS[0])
+    return min(packings(tables), key=lambda packing: packing.quality)
+
+
+def finished(problem: PlacementProblem, tables: Tables, packing: Packing) -> Placement:
+    """Return the plan of a first packing, searched for fewer GPUs where the bound leaves room for it."""
     found = tables.bounds
-    if best.quality > (0, found.best):
-        found = bounds.tighter(found, bounds.lower_bounds(problem, bounds.least_shares(problem, bounds.FINE)))
-        best = improved(tables, best, found.best, problem.num_trials)
-    return assemble(problem, tables, best, found)
+    searches = problem.objective == "min_gpus" and problem.num_trials > 0
+    if searches and packing.quality > (0, found.best):
+        found = bounds.tightened(problem, found)
+        packing = improved(tables, packing, found.best, problem.num_trials)
+    return assemble(problem, tables, packing, found)
 
 
 def risk_allowance(problem: PlacementProblem, num_gpus: int) -> float:
@@ -272,7 +282,7 @@ def assemble(
             _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu]))
             for gpu in range(num_gpus)
         ),
-        unplaced=tuple(_unplaced(problem, tables, packing)),
+        unplaced=tuple(unplaced_of(problem, tables, packing)),
         lower_bound=found.best,
         bound_rests_on=found.rests_on,
     )
@@ -331,7 +341,8 @@ def with_bound_of(placement: Placement, other: Placement) -> Placement:
     return replace(placement, lower_bound=other.lower_bound, bound_rests_on=other.bound_rests_on)
 
 
-def _unplaced(problem: PlacementProblem, tables: Tables, packing: Packing) -> Iterator[Unplaced]:
+def unplaced_of(problem: PlacementProblem, tables: Tables, packing: Packing) -> Iterator[Unplaced]:
+    """Yield each adapter without a GPU, and why."""
     is_candidate = np.zeros(problem.workload.num_adapters, dtype=np.bool_)
     is_candidate[tables.candidates] = True
     for row in np.flatnonzero(packing.fleet.gpu_of < 0).tolist():

@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placer.delta import re_place
-from placer.packing import RISK_RESOLUTION, place
+from placer.packing import (
+    RISK_RESOLUTION,
+    build_tables,
+    finished,
+    first_packing,
+    place,
+    traffic_columns,
+    unplaced_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from placer.delta import PlacementDelta, RunningGpu
-    from placer.placement import Placement
+    from placer.placement import Placement, Unplaced
     from placer.problem import PlacementProblem
 
 TOO_HEAVY = frozenset({"overload", "starvation_risk"})
@@ -66,22 +76,33 @@ def replicated(problem: PlacementProblem, counts: NDArray[np.int64]) -> Replicat
     )
 
 
-def replicas_needed(problem: PlacementProblem, placement: Placement) -> NDArray[np.int64]:
+def replicas_needed(problem: PlacementProblem, unplaced: Iterable[Unplaced]) -> NDArray[np.int64]:
     """Return how many replicas each adapter needs so that a GPU alone carries one.
 
     Parameters
     ----------
-    problem, placement
-        A plan, and what it was made for: those it could not place because they are too heavy are split.
+    problem
+        What is to be placed.
+    unplaced
+        What got no GPU: those that are too heavy are split.
 
     Returns
     -------
     (num_adapters,) int64: 1 for all others, and for those that no number of replicas helps.
     """
+    return _parts_of(problem, [adapter.row for adapter in unplaced if adapter.code in TOO_HEAVY])
+
+
+def _parts_of(problem: PlacementProblem, rows: Sequence[int]) -> NDArray[np.int64]:
+    """Return the fewest parts of each of these rows, 1 for the others; equal traffic is asked about once."""
     counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
-    for adapter in placement.unplaced:
-        if adapter.code in TOO_HEAVY:
-            counts[adapter.row] = _fewest(problem, adapter.row)
+    traffic, schedules = traffic_columns(problem), problem.workload.rate_schedules
+    known: dict[tuple[bytes, int], int] = {}
+    for row in rows:
+        kind = (traffic[row].tobytes(), id(schedules[row]) if schedules else 0)
+        if kind not in known:
+            known[kind] = _fewest(problem, row)
+        counts[row] = known[kind]
     return counts
 
 
@@ -110,10 +131,13 @@ def place_replicated(problem: PlacementProblem) -> tuple[Placement, Replicated |
     Where there are none it is `placer.packing.place`. Bounds and reasons are those of the problem
     with the replicas as rows.
     """
-    placement = place(problem)
-    counts = replicas_needed(problem, placement)
+    if problem.max_replicas == 1:
+        return place(problem), None
+    tables = build_tables(problem)
+    packing = first_packing(problem, tables)
+    counts = replicas_needed(problem, unplaced_of(problem, tables, packing))
     if (counts == 1).all():
-        return placement, None
+        return finished(problem, tables, packing), None
     found = replicated(problem, counts)
     return place(found.problem), found
 
@@ -131,7 +155,7 @@ def re_place_replicated(
     counts = replicas_running(problem, current)
     replicas, delta = _re_placed(problem, current, counts, max_moves)
     within = problem if replicas is None else replicas.problem
-    needed = np.maximum(replicas_needed(within, delta.placement), _needed_to_mend(within, delta))
+    needed = np.maximum(replicas_needed(within, delta.placement.unplaced), _needed_to_mend(within, delta))
     if (needed > 1).any():
         origin = np.arange(len(counts)) if replicas is None else replicas.origin
         most = np.ones(len(counts), dtype=np.int64)
@@ -142,13 +166,8 @@ def re_place_replicated(
 
 def _needed_to_mend(problem: PlacementProblem, delta: PlacementDelta) -> NDArray[np.int64]:
     """Return the replicas of adapters that are too heavy for the GPU they run on, as `replicas_needed`."""
-    counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
     broken = {gpu.gpu for gpu in delta.unmended}
-    for gpu in delta.placement.gpus:
-        if gpu.gpu in broken:
-            heaviest = int(gpu.rows[0])
-            counts[heaviest] = _fewest(problem, heaviest)
-    return counts
+    return _parts_of(problem, [int(gpu.rows[0]) for gpu in delta.placement.gpus if gpu.gpu in broken])
 
 
 def replicas_running(problem: PlacementProblem, current: tuple[RunningGpu, ...]) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ def test_an_adapter_that_no_gpu_carries_is_split_and_all_of_it_is_placed():
 
 def test_one_replica_fewer_would_be_too_heavy():
     problem = problem_of([GIANT], starvation_risk=0.01)
-    (count,) = replicas_needed(problem, place(problem))
+    (count,) = replicas_needed(problem, place(problem).unplaced)
     assert place(replicated(problem, np.array([count])).problem).feasible
     assert not place(replicated(problem, np.array([count - 1])).problem).feasible
 
