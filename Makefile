@@ -33,7 +33,7 @@ test-browser: $(STAMP) ## The ops page in a real Chromium (apt-get install chrom
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[browser]' -c constraints.txt
 	"$(BIN)/python" -m pytest -rs tests/browser
 
-test-vllm: $(STAMP) ## The whole loop on a real vLLM on this machine's processor, about 20 minutes
+test-vllm: $(STAMP) ## The whole loop on a real vLLM on this machine's processor, and kills in it; 40 minutes
 	@if PYTHON="$(abspath $(BIN)/python)" tests/vllm/install.sh .venv-vllm; then \
 	  LOADMASTER_VLLM="$(abspath .venv-vllm/bin/vllm)" "$(BIN)/python" -m pytest tests/vllm -s --timeout 1800; \
 	else echo "SKIPPED: the loop on a real vLLM was not run, see above" >&2; fi
