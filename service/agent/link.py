@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -27,7 +26,7 @@ from service.schemas_agents import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -39,6 +38,8 @@ PATIENT = Retries(deadline_s=20.0, timeout_s=10.0, tries=5)
 """For one call; what is not answered by then is tried again later."""
 
 GONE = frozenset({404, 409})
+"""Statuses of what is not ours any more, or of nobody any more."""
+
 BATCH = 100
 
 log = structlog.get_logger()
@@ -116,6 +117,11 @@ class SpooledSink:
         self._file = PointFile(self._path)
         self._unsent = dict(self._file.known())
 
+    @property
+    def num_unsent(self) -> int:
+        """Points that are not reported yet."""
+        return len(self._unsent)
+
     def known(self) -> Mapping[str, Point]:
         """Return what the service knows, and what is still on its way to it."""
         return self._link.known_points(self._job_id) | self._unsent
@@ -127,16 +133,27 @@ class SpooledSink:
         try:
             self.flush()
         except LoadmasterError as error:
-            log.warning("points_wait", points=len(self._unsent), reason=str(error)[:200])
+            log.warning("points_wait", points=self.num_unsent, reason=str(error)[:200])
 
     def flush(self) -> None:
         """Report what is not reported yet.
 
         Raises
         ------
+        ProblemError
+            The service refuses them. Where it says that their job is gone, nobody wants them any more.
         LoadmasterError
             The service is away; the points stay on disk.
         """
+        try:
+            self._report()
+        except ProblemError as error:
+            if error.status in GONE and error.field == "job_id":
+                log.warning("points_unwanted", points=self.num_unsent, reason=str(error)[:200])
+                self._unsent.clear()
+            raise
+
+    def _report(self) -> None:
         waiting = list(self._unsent.values())
         for start in range(0, len(waiting), BATCH):
             batch = waiting[start : start + BATCH]
@@ -144,24 +161,7 @@ class SpooledSink:
             for point in batch:
                 self._unsent.pop(point.key, None)
 
-    def flush_patiently(self, should_stop: Callable[[], bool], pause_s: float) -> None:
-        """Report what is left, however long the service is away.
-
-        Raises
-        ------
-        ProblemError
-            It refuses them for good.
-        """
-        while self._unsent and not should_stop():
-            try:
-                self.flush()
-            except ProblemError as error:
-                if error.status in GONE:
-                    raise
-                time.sleep(pause_s)
-            except LoadmasterError:
-                time.sleep(pause_s)
-
     def forget(self) -> None:
-        """Remove the file: everything was reported, or nobody wants it."""
-        self._path.unlink(missing_ok=True)
+        """Remove the file, unless points in it are not reported yet: they wait for the next sink."""
+        if not self._unsent:
+            self._path.unlink(missing_ok=True)

@@ -174,7 +174,7 @@ class Agent:
         except StoppedError:
             if self._lost.is_set():
                 log.warning("work_lost", job_id=work.job_id)
-                sink.forget()
+                self._leave(sink)
                 return None
             return WorkOutcomeRequest(state="returned", reason="the agent shuts down")
         except LoadmasterError as error:
@@ -189,25 +189,37 @@ class Agent:
         return WorkOutcomeRequest(state="measured", manifest=told | {"uncertain": list(manifest.uncertain)})
 
     def _tell(self, work: WorkSchema, sink: SpooledSink, outcome: WorkOutcomeRequest) -> None:
-        """Report what is left and how it ended, however long the service is away."""
-        ending = outcome.state == "returned"
-        while True:
-            try:
-                sink.flush_patiently(self._ending.is_set, self._settings.idle_s)
-                self._link.end_work(work.job_id, outcome)
-            except ProblemError as error:
-                log.warning("outcome_refused", job_id=work.job_id, reason=str(error)[:300])
-                if error.status in GONE or error.status < 500:  # noqa: PLR2004
-                    sink.forget()
-                    return
-            except LoadmasterError as error:
-                log.warning("service_away", reason=str(error)[:300])
-            else:
-                sink.forget()
-                log.info("work_ended", job_id=work.job_id, state=outcome.state)
+        """Report what is left and how it ended, once at least and until the agent is to end."""
+        while not self._tell_once(work, sink, outcome):
+            if self._ending.wait(self._settings.idle_s):
                 return
-            if ending or self._ending.wait(self._settings.idle_s):
-                return
+
+    def _tell_once(self, work: WorkSchema, sink: SpooledSink, outcome: WorkOutcomeRequest) -> bool:
+        """Try to report what is left and how it ended; False where that is to be tried again."""
+        try:
+            sink.flush()
+            self._link.end_work(work.job_id, outcome)
+        except ProblemError as error:
+            log.warning("outcome_refused", job_id=work.job_id, reason=str(error)[:300])
+            # Points are refused for good only where they are nobody's; an outcome also where it is wrong.
+            is_final = error.status in GONE or (not sink.num_unsent and error.status < 500)  # noqa: PLR2004
+        except LoadmasterError as error:
+            log.warning("service_away", reason=str(error)[:300])
+            is_final = False
+        else:
+            log.info("work_ended", job_id=work.job_id, state=outcome.state)
+            is_final = True
+        if is_final:
+            sink.forget()
+        return is_final
+
+    def _leave(self, sink: SpooledSink) -> None:
+        """Report what is left of a task that is not ours any more: its points are welcome all the same."""
+        try:
+            sink.flush()
+        except LoadmasterError as error:
+            log.warning("points_wait", points=sink.num_unsent, reason=str(error)[:300])
+        sink.forget()
 
     def count_points(self, number: int) -> None:
         """Take notice of how many points are known."""

@@ -4,12 +4,18 @@ import csv
 import json
 import os
 import signal
+from contextlib import closing
+from functools import partial
 
 import pytest
 
+from service.agent.link import Link, SpooledSink
 from service.agent.local import SMALL_MODEL_NAME, calibrate_locally
+from tests.support.agent_sets import KNOWN, points_of
 from tests.support.agent_site import FAKE_ENGINE_VERSION, JOB, Site, fake_settings
 from tests.support.real_vllm import AgentProcess
+from tests.support.service_process import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)  # on a machine that does much else
 
@@ -87,6 +93,28 @@ def test_an_agent_told_to_end_gives_its_task_back(site):
     site.agent.start()
     site.finished_set()
     site.check_that_no_point_was_measured_twice()
+
+
+def test_points_measured_before_a_sigterm_while_the_service_was_away_reach_it_or_stay_on_disk(tmp_path):
+    gate = tmp_path / "gate"
+    never_starts = f"sh -c 'until [ -e {gate} ]; do sleep 0.1; done; exit 1'"
+    settings_of = partial(fake_settings, command=never_starts)
+    point = next(points_of(KNOWN))
+    nowhere = settings_of(tmp_path, url=f"http://127.0.0.1:{free_port()}")
+    with closing(Link(nowhere)) as link:
+        SpooledSink(link, JOB, nowhere.home / "spool").add(point)
+    site = Site(tmp_path, settings_of)
+    try:
+        wait_until(site.servers, timeout_s=60, what="a launch")
+        site.agent.process.terminate()
+        gate.touch()
+        assert site.agent.process.wait(60) == 0
+        assert site.asking.outcome(JOB).state == "waiting"
+        with closing(Link(site.settings)) as link:
+            told_or_on_disk = SpooledSink(link, JOB, site.settings.home / "spool").known()
+        assert told_or_on_disk == {point.key: point}
+    finally:
+        site.close()
 
 
 def test_a_calibration_by_hand_says_what_its_budget_left_out_and_goes_on_when_called_again(tmp_path):

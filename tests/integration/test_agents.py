@@ -1,7 +1,12 @@
 """Agents over HTTP: leases, points that are kept once, measurement sets, drift."""
 
+from contextlib import closing
+
 import pytest
 
+from service.agent.link import Link, SpooledSink
+from service.agent.settings import AgentSettings
+from service.client import ProblemError
 from service.process import stop
 from service.services.agents import AgentMeasuring
 from service.services.clock import Clock
@@ -258,6 +263,39 @@ def test_asking_twice_is_as_once(site):
     site.take()
     site.measuring.ask("job-1", TARGET)
     assert site.measuring.outcome("job-1").state == "measuring"
+
+
+# --- What waits on an agent's disk.
+
+
+@pytest.fixture
+def link(site):
+    with closing(Link(AgentSettings(url=str(site.client.base_url), agent_id="agent-1"))) as link:
+        yield link
+
+
+def test_a_point_that_the_service_did_not_take_is_not_forgotten_until_it_does(site, link, tmp_path):
+    site.measuring.ask("job-1", TARGET)
+    point = next(points_of(KNOWN))
+    SpooledSink(link, "job-1", tmp_path / "spool").add(point)  # the agent is not known: refused
+    sink = SpooledSink(link, "job-1", tmp_path / "spool")
+    sink.forget()
+    assert SpooledSink(link, "job-1", tmp_path / "spool").num_unsent == 1
+    site.register()
+    sink.flush()
+    sink.forget()
+    assert SpooledSink(link, "job-1", tmp_path / "spool").num_unsent == 0
+    assert link.known_points("job-1") == {point.key: point}
+
+
+def test_points_of_a_task_that_was_withdrawn_are_nobodys_and_leave_the_disk(site, link, tmp_path):
+    site.register()
+    sink = SpooledSink(link, "job-1", tmp_path / "spool")
+    sink.add(next(points_of(KNOWN)))
+    with pytest.raises(ProblemError, match="names nothing"):
+        SpooledSink(link, "job-1", tmp_path / "spool").flush()
+    sink.forget()
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 # --- Drift.
