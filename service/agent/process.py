@@ -42,8 +42,7 @@ class Agent:
         self._ending = threading.Event()
         self._lost = threading.Event()
         self._job_id: str | None = None
-        self._sink: SpooledSink | None = None
-        self._num_points = 0
+        self._session: Session | None = None
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -126,9 +125,12 @@ class Agent:
         link.close()
 
     def _progress(self) -> float:
+        session = self._session
+        if session is None:
+            return 0.0
         stages = stages_of(self._settings)
         most = sum(1 + len(stage.states) + len(stage.loads) + len(stage.checks) for stage in stages)
-        return min(self._num_points / most, 0.99)
+        return min(len(session.points) / most, 0.99)
 
     @contextmanager
     def _drift(self) -> Iterator[None]:
@@ -156,21 +158,21 @@ class Agent:
             if outcome is not None:
                 self._tell(work, sink, outcome)
         finally:
-            self._job_id = None
+            self._job_id = self._session = None
 
     def _measure(self, work: WorkSchema, sink: SpooledSink) -> WorkOutcomeRequest | None:
         """Measure and return how it ended; None where the task is not ours any more."""
         try:
             subject = subject_of(self._settings, work.base_model)
             with VllmServer(self._settings, subject.model, subject.shape) as server:
-                session = Session(
+                self._session = Session(
                     settings=self._settings,
                     subject=subject,
                     server=server,
-                    sink=_Counting(sink, self),
+                    sink=sink,
                     should_stop=lambda: self._ending.is_set() or self._lost.is_set(),
                 )
-                summary = session.run()
+                summary = self._session.run()
         except StoppedError:
             if self._lost.is_set():
                 log.warning("work_lost", job_id=work.job_id)
@@ -220,30 +222,6 @@ class Agent:
         except LoadmasterError as error:
             log.warning("points_wait", points=sink.num_unsent, reason=str(error)[:300])
         sink.forget()
-
-    def count_points(self, number: int) -> None:
-        """Take notice of how many points are known."""
-        self._num_points = number
-
-
-class _Counting:
-    """A sink that tells the agent how far it is."""
-
-    def __init__(self, sink: SpooledSink, agent: Agent) -> None:
-        self._sink = sink
-        self._agent = agent
-        self._number = 0
-
-    def known(self):  # noqa: ANN202 (as the sink's)
-        points = self._sink.known()
-        self._number = len(points)
-        self._agent.count_points(self._number)
-        return points
-
-    def add(self, point) -> None:  # noqa: ANN001
-        self._sink.add(point)
-        self._number += 1
-        self._agent.count_points(self._number)
 
 
 def run_agent(settings: AgentSettings) -> None:
