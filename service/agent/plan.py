@@ -101,7 +101,6 @@ class Check:
 
     load: float
     adapters: int
-    seed: int
 
     def key(self, launch: Launch) -> str:
         """Name of the point that it is on a launch."""
@@ -145,9 +144,7 @@ def _stage(settings: AgentSettings, max_loras: int, max_lora_rank: int, *, is_fi
             for source in ("cpu", "disk")
         )
     checks = (
-        (Check(load=0.6, adapters=max_loras, seed=1), Check(load=1.4, adapters=2 * max_loras, seed=2))
-        if is_first
-        else ()
+        (Check(load=0.6, adapters=max_loras), Check(load=1.4, adapters=2 * max_loras)) if is_first else ()
     )
     return Stage(launch=launch, states=states, loads=loads, checks=checks)
 

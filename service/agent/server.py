@@ -63,8 +63,8 @@ class Started:
 
     Attributes
     ----------
-    url, pid
-        Where, and its keeper's process.
+    url
+        Where.
     kv_tokens, block_size
         Of its KV cache.
     version
@@ -74,7 +74,6 @@ class Started:
     """
 
     url: str
-    pid: int
     kv_tokens: int
     block_size: int
     version: str
@@ -144,7 +143,6 @@ class VllmServer:
         return self._describe(url, time.monotonic() - began_s)
 
     def _describe(self, url: str, start_s: float) -> Started:
-        assert self._process is not None
         with httpx.Client(base_url=url, timeout=30) as http:
             exposition = read_exposition(http.get("/metrics").text, 0.0)
             version = str(http.get("/version").json()["version"])
@@ -153,7 +151,6 @@ class VllmServer:
             raise LaunchError("the server's metrics lack vllm:cache_config_info")
         return Started(
             url=url,
-            pid=self._process.pid,
             kv_tokens=exposition.kv_tokens,
             block_size=exposition.block_size,
             version=engine_version(version),

@@ -14,12 +14,11 @@ _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
-STEPS, STEP_TOKENS = "vllm:iteration_tokens_total_count", "vllm:iteration_tokens_total_sum"
+STEPS = "vllm:iteration_tokens_total_count"
 PROMPT_TOKENS, GENERATED_TOKENS = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 PREEMPTIONS, FINISHED = "vllm:num_preemptions_total", "vllm:request_success_total"
 TTFT = "vllm:time_to_first_token_seconds"
 ITL = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
-KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 CACHE_CONFIG, LORA_INFO = "vllm:cache_config_info", "vllm:lora_requests_info"
 """Names as of vLLM 0.32; where there are two, the second is an older version's."""
 
