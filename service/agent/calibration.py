@@ -336,28 +336,27 @@ class Session:
             [state.adapters + (state.kind == "queue") for state in stage.states]
             + [check.adapters for check in stage.checks]
         )
-        names = self._adapters(started.url, stage.launch.max_lora_rank, most)
-        return Live(
-            url=started.url,
-            adapters=names,
-            vocab_size=self.subject.shape.vocab_size,
-            block_size=started.block_size,
-        )
-
-    def _adapters(self, url: str, rank: int, count: int) -> tuple[str, ...]:
-        directories = {
-            f"r{rank}-{number}": make_adapter(
-                self.subject.adapters / f"r{rank}-{number}", self.subject.config, rank, seed=number
-            )
-            for number in range(count)
-        }
+        directories = self._materials(stage.launch.max_lora_rank, most)
         try:
-            asyncio.run(load_adapters(url, directories))
+            asyncio.run(load_adapters(started.url, directories))
         except (PointError, httpx.HTTPError) as error:
             if self.server.is_running:
                 raise LaunchError(f"adapters cannot be loaded: {error}") from error
             raise ServerEndedError(f"while adapters were loaded: {error!r}") from error
-        return tuple(directories)
+        return Live(
+            url=started.url,
+            adapters=tuple(directories),
+            vocab_size=self.subject.shape.vocab_size,
+            block_size=started.block_size,
+        )
+
+    def _materials(self, rank: int, count: int) -> dict[str, Path]:
+        """Return the directories of made adapters of a rank by name."""
+        names = [f"r{rank}-{number}" for number in range(count)]
+        return {
+            name: make_adapter(self.subject.adapters / name, self.subject.config, rank, seed=number)
+            for number, name in enumerate(names)
+        }
 
     async def _hold(self, live: Live, launch: Launch, state: State) -> dict[str, Any]:
         windows = Windows(ramp_s=self.settings.ramp_s, window_s=self.settings.window_s)
@@ -366,16 +365,7 @@ class Session:
 
     async def _time_load(self, live: Live, stage: Stage, load: LoadTime) -> dict[str, Any]:
         launch = stage.launch
-        count = launch.max_cpu_loras + 1
-        directories = {
-            f"r{load.adapter_rank}-{number}": make_adapter(
-                self.subject.adapters / f"r{load.adapter_rank}-{number}",
-                self.subject.config,
-                load.adapter_rank,
-                seed=number,
-            )
-            for number in range(count)
-        }
+        directories = self._materials(load.adapter_rank, launch.max_cpu_loras + 1)
         await load_adapters(live.url, directories)
         known = replace(live, adapters=tuple(directories))
         row = await time_loads(known, load, max_loras=launch.max_loras, max_cpu_loras=launch.max_cpu_loras)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from service.agent.errors import PointError
+from service.agent.plan import LOAD_ROUNDS
 from service.agent.traffic import ClosedLoop, Request, ask, connection, prompt_of, scrape
 from service.agent.vllm_metrics import WAITING, interval_between
 
@@ -34,7 +35,6 @@ HOLDERS = 3
 """Requests that keep each slot's adapter in the batch while others wait for a slot."""
 
 LONG_FACTOR = 3
-LOAD_ROUNDS = 3
 DRAIN_S = 60.0
 REQUEST_S = 600.0
 POLL_S = 0.05

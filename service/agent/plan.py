@@ -24,8 +24,10 @@ SPARE_CPU_LORAS = 2
 FULL_SHARE = 0.8
 """Held states fill at most this share of the KV cache: nothing is preempted."""
 
-SHORT_TOKENS = 4
 LOAD_ROUNDS = 3
+"""Times that each adapter's way into a slot is timed."""
+
+SHORT_TOKENS = 4
 PREFILLS = 4
 """Requests of one token's answer at a time: enough that each step computes prompts and nothing else."""
 
