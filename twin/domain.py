@@ -48,6 +48,7 @@ __all__ = [
     "CONSTRAINTS",
     "KV_MEMORY",
     "MAX_FLAG",
+    "MAX_ID_LENGTH",
     "MAX_RANK",
     "NO_CONSTRAINT",
     "SEQUENCES",
@@ -66,6 +67,7 @@ __all__ = [
     "SimulationReport",
     "StepLaw",
     "Workload",
+    "is_adapter_id",
 ]
 
 MAX_RANK = 1024
@@ -74,8 +76,15 @@ MAX_RANK = 1024
 MAX_FLAG = 1_000_000
 """Above every server flag in use; the engine's arrays of this length still fit in memory."""
 
+MAX_ID_LENGTH = 256
+"""Characters of an adapter's id."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def is_adapter_id(name: str) -> bool:
+    """Tell whether an adapter may have this id: 1 to `MAX_ID_LENGTH` characters, none a control character."""
+    return 1 <= len(name) <= MAX_ID_LENGTH and not _CONTROL.search(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +94,7 @@ class Adapter:
     Attributes
     ----------
     adapter_id
-        Unique in its workload, 1 to 256 characters, none of them a control character.
+        Unique in its workload, and one that `is_adapter_id` allows.
     rank
         LoRA rank, 1 to `MAX_RANK`.
     rate_rps
@@ -337,15 +346,8 @@ class Workload:
 
     def _check_ids(self) -> None:
         for row, adapter_id in enumerate(self.adapter_ids):
-            if not 1 <= len(adapter_id) <= 256:  # noqa: PLR2004 (stated in Adapter)
-                raise InvalidInputError(
-                    f"adapters[{row}].id", f"must have 1 to 256 characters, got {len(adapter_id)}"
-                )
-        if _CONTROL.search("".join(self.adapter_ids)):
-            row = next(row for row, name in enumerate(self.adapter_ids) if _CONTROL.search(name))
-            raise InvalidInputError(
-                f"adapters[{row}].id", f"must hold no control character, got {self.adapter_ids[row]!r}"
-            )
+            if not is_adapter_id(adapter_id):
+                raise InvalidInputError(f"adapters[{row}].id", _id_rule(adapter_id))
         if len(set(self.adapter_ids)) < len(self.adapter_ids):
             repeated, _ = Counter(self.adapter_ids).most_common(1)[0]
             row = len(self.adapter_ids) - 1 - self.adapter_ids[::-1].index(repeated)
@@ -374,6 +376,13 @@ _FLOAT_COLUMNS = (
 )
 
 _OBJECT_COLUMNS = ("rate_schedules", "input_tokens_quantiles", "output_tokens_quantiles")
+
+
+def _id_rule(adapter_id: str) -> str:
+    """Return which rule an id breaks."""
+    if not 1 <= len(adapter_id) <= MAX_ID_LENGTH:
+        return f"must have 1 to {MAX_ID_LENGTH} characters, got {len(adapter_id)}"
+    return f"must hold no control character, got {adapter_id!r}"
 
 
 def _part_ids(adapter_ids: tuple[str, ...], counts: list[int]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from service.errors import ImportSourceError
 from service.imports.observations import SEEN_FIELDS, Seen, listed
 from twin.calibration import shipped_calibration_ids
+from twin.domain import MAX_ID_LENGTH, is_adapter_id
 from twin.traffic import MAX_RATE_RPS, MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 SHAREGPT_INPUT_TOKENS = 223.0
 SHAREGPT_OUTPUT_TOKENS = 197.0
 """Mean lengths of ShareGPT's requests, where no adapter's are known."""
-
-MAX_ID_LENGTH = 256
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +136,7 @@ def _leave_out(
             reason = f"{name}: excluded"
         elif name in bases:
             reason = f"{name}: the base model itself, no adapter"
-        elif not 1 <= len(name) <= MAX_ID_LENGTH or _CONTROL.search(name):
+        elif not is_adapter_id(name):
             reason = f"{name[:40]!r}: no valid id (1 to {MAX_ID_LENGTH} characters, no control character)"
         else:
             continue
