@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from service.errors import ImportSourceError
@@ -150,7 +150,7 @@ def _with_ranks(merged: Mapping[str, Seen], guesses: Guesses, account: _Account)
         return dict(merged)
     if guesses.rank is not None:
         account.guessed[f"rank {guesses.rank}"] += len(without)
-        return {name: _replaced(seen, rank=seen.rank or guesses.rank) for name, seen in merged.items()}
+        return {name: replace(seen, rank=seen.rank or guesses.rank) for name, seen in merged.items()}
     if len(without) == len(merged):
         raise ImportSourceError(
             "no source tells a rank: add the folder of the adapters as a source, or give --rank",
@@ -181,7 +181,7 @@ def _with_rates(
     elif without:
         account.guessed[f"rate {rate_rps:.3g} requests/s, of adapters without a request"] += len(without)
     rated = {
-        name: _replaced(seen, rate_rps=seen.rate_rps or rate_rps)
+        name: replace(seen, rate_rps=seen.rate_rps or rate_rps)
         for name, seen in merged.items()
         if seen.rate_rps or rate_rps
     }
@@ -214,12 +214,8 @@ def _with_lengths(rated: Mapping[str, Seen], guesses: Guesses, account: _Account
         if long:
             raise ImportSourceError(f"{name} of {long[0]} must be <= {MAX_TOKENS}", field=name)
         for adapter, seen in filled.items():
-            filled[adapter] = _replaced(seen, **{name: max(1.0, getattr(seen, name) or mean)})
+            filled[adapter] = replace(seen, **{name: max(1.0, getattr(seen, name) or mean)})
     return filled
-
-
-def _replaced(seen: Seen, **changes: Any) -> Seen:
-    return Seen(**({name: getattr(seen, name) for name in SEEN_FIELDS} | changes))
 
 
 def _document(name: str, seen: Seen) -> dict[str, Any]:
