@@ -34,6 +34,8 @@ MAX_TRACE_S = 366 * 24 * 3600.0
 """Arrivals of a trace lie within a year: others are mistakes in units, and overflow."""
 
 GZIP_MAGIC = b"\x1f\x8b"
+UNPACKING_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading from `open_text` raises where the file is broken gzip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,7 @@ def read_any_trace(
     try:
         with open_text(path) as stream:
             return _read(stream, path.name, trace_format, known_ids, adapter_column)
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (UnicodeDecodeError, csv.Error, *UNPACKING_ERRORS) as error:
         raise InvalidInputError("trace", f"{path.name} must be text, gzip or not: {error}") from error
 
 
@@ -266,7 +268,7 @@ def cut_to_model(requests: RequestStream, max_model_len: int) -> tuple[RequestSt
 
 
 def open_text(path: Path, *, errors: str = "strict") -> TextIO:
-    """Open a text to read, unpacking it where it is gzip by its first bytes."""
+    """Open a text to read, unpacking it where it is gzip by its first bytes; see `UNPACKING_ERRORS`."""
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP_MAGIC
     if packed:

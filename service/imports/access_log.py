@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ from service.errors import ImportSourceError
 from service.imports.log_lines import LogRequest, NotARequest, read_line, read_with
 from service.imports.observations import Observations
 from service.imports.tally import OVER_THE_WINDOW, RateRule, RequestTally
-from twin.traces import open_text
+from twin.traces import UNPACKING_ERRORS, open_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,5 +92,5 @@ class AccessLogs:
                         input_tokens=found.input_tokens,
                         output_tokens=found.output_tokens,
                     )
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except UNPACKING_ERRORS as error:
             raise ImportSourceError(f"{path.name}: cannot be unpacked: {error}") from error

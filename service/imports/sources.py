@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,7 @@ from service.imports.prometheus import GATEWAYS, Counters, Prometheus
 from service.imports.table import Table
 from service.imports.tally import OVER_THE_WINDOW, RateRule
 from service.imports.trace import TraceFile
-from twin.traces import TRACE_FORMATS, open_text
+from twin.traces import TRACE_FORMATS, UNPACKING_ERRORS, open_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +108,7 @@ def _kind_of_file(path: Path) -> str:
     try:
         with open_text(path, errors="replace") as stream:
             header = stream.readline()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except UNPACKING_ERRORS as error:
         raise ImportSourceError(f"{path.name}: cannot be unpacked: {error}") from error
     names = {name.strip() for name in next(csv.reader([header]), [])}
     if any(set(known.columns) <= names for known in TRACE_FORMATS):

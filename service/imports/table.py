@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import math
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from service.errors import ImportSourceError
 from service.imports.observations import SEEN_FIELDS, Observations, Seen, listed
-from twin.traces import open_text
+from twin.traces import UNPACKING_ERRORS, open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,7 +72,7 @@ class Table:
         try:
             with open_text(self.path) as stream:
                 return self._read(stream)
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (UnicodeDecodeError, csv.Error, *UNPACKING_ERRORS) as error:
             raise ImportSourceError(f"{self.path.name}: must be CSV, gzip or not: {error}") from error
 
     def _read(self, stream: TextIO) -> Observations:

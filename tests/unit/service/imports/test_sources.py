@@ -14,6 +14,7 @@ from service.imports.tally import RateRule
 from service.imports.trace import TraceFile
 from tests.support.peft_folders import LLAMA_ON_THE_HUB, write_adapter
 from tests.support.trace_files import AZURE, table, write_text
+from twin.errors import InvalidInputError
 
 
 def write_log(path, requests):
@@ -211,6 +212,22 @@ def test_a_trace_without_adapters_asks_for_their_column(tmp_path):
     path = write_text(tmp_path / "azure.csv", AZURE)
     with pytest.raises(ImportSourceError, match="--adapter-column"):
         TraceFile(path=path).read()
+
+
+PACKED = gzip.compress(b"id,rate\na,1\n")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [PACKED[:-9], PACKED[:10] + b"\xff" * 20, PACKED[:-8] + bytes(8)],
+    ids=["cut", "changed", "wrong checksum"],
+)
+@pytest.mark.parametrize("word", ["log:{}", "csv:{}", "trace:{}", "{}"])
+def test_a_broken_archive_is_refused_by_its_name(tmp_path, word, broken):
+    path = tmp_path / "fleet.csv.gz"
+    path.write_bytes(broken)
+    with pytest.raises((ImportSourceError, InvalidInputError), match=r"fleet\.csv\.gz"):
+        [source.read() for source in sources_of([word.format(path)], HowToRead())]
 
 
 def test_a_word_is_taken_for_what_it_looks_like(tmp_path):
