@@ -11,7 +11,7 @@ import httpx
 
 from service.bench import bench_workload
 from service.drill.load import CALL_TIMEOUT_S, Load
-from service.errors import UsageError
+from service.drill.waiting import POLL_S, wait_for
 from service.trial import temporary_service
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ SETTINGS = {
 RECOVERY_DEADLINE_S = 180.0
 JOBS_DEADLINE_S = 180.0
 FOLLOWING_S = 10.0
-POLL_S = 0.05
 HANG_S = 4.0
 LONG_JOB = {"workload": bench_workload(12), "max_loras": 8, "horizon_s": 604_800.0}
 """Seconds of work for the twin: time enough to be killed in."""
@@ -158,17 +157,4 @@ def _is_finished(answer: httpx.Response) -> bool:
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something is so; a service that does not answer meanwhile is asked again."""
-    ends_s = time.monotonic() + RECOVERY_DEADLINE_S
-    while not holds(condition):
-        if time.monotonic() > ends_s:
-            raise UsageError(f"{what} did not come within {RECOVERY_DEADLINE_S:g} s")
-        time.sleep(POLL_S)
-
-
-def holds(condition: Callable[[], Any]) -> Any:
-    """Return what a condition says, False where the service does not answer it."""
-    try:
-        return condition()
-    except (httpx.HTTPError, KeyError):  # broken off, or a problem in place of the answer
-        return False
+    wait_for(condition, what, deadline_s=RECOVERY_DEADLINE_S)

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 
 from service.drill.hostile_requests import hostile_requests
+from service.drill.waiting import wait_for
 from service.services.keys import make_key
 from service.storage.keys import KeyFile
 from service.trial import temporary_service
@@ -29,6 +30,7 @@ WARM_UP_SHARE = 0.2
 """Of the requests, after which memory is looked at first: pools fill, code is loaded."""
 
 ANSWER_DEADLINE_S = 30.0
+KEY_DEADLINE_S = 60.0
 PAUSE_S = 0.05
 NO_ANSWER = "closed"
 SILENT = "silent"
@@ -75,8 +77,11 @@ def hostile_drill(num_requests: int, seed: int) -> dict[str, Any]:
 
 def _await_key(url: str) -> None:
     """Wait until the service knows that there are keys."""
-    while httpx.get(f"{url}/jobs").status_code != httpx.codes.UNAUTHORIZED:
-        time.sleep(PAUSE_S)
+
+    def knows() -> bool:
+        return httpx.get(f"{url}/jobs").status_code == httpx.codes.UNAUTHORIZED
+
+    wait_for(knows, "the key", deadline_s=KEY_DEADLINE_S)
 
 
 def _send_all(requests: Iterator[HostileRequest], url: str, key: str) -> dict[str, Counter[str]]:

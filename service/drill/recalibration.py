@@ -13,8 +13,9 @@ import redis
 from rq.serializers import JSONSerializer
 
 from models.dataset import read_parquet
-from service.drill.faults import CALL_TIMEOUT_S, holds
+from service.drill.load import CALL_TIMEOUT_S
 from service.drill.measurements import twin_tables
+from service.drill.waiting import POLL_S, holds, wait_for
 from service.errors import UsageError
 from service.settings import Settings
 from service.storage.embedded import store_url
@@ -32,7 +33,6 @@ LAX = {"gate_slack": "20", "rows_a_batch": "16", "worker_nice": "0", "worker_con
 FAST = {"job_heartbeat_s": "4", "maintenance_interval_s": "1", "refresh_interval_s": "1"}
 DEADLINE_S = 900.0
 FOLLOWED_S = 30.0
-POLL_S = 0.1
 TINY_FILE_BYTES = 512
 MODEL = "llama-3.1-8b-instruct"
 
@@ -75,12 +75,7 @@ class Drill:
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Return the first true value of a condition; a service that does not answer is asked again."""
-        ends_s = time.monotonic() + DEADLINE_S
-        while not (value := holds(condition)):
-            if time.monotonic() > ends_s:
-                raise UsageError(f"{what} did not come within {DEADLINE_S:g} s")
-            time.sleep(POLL_S)
-        return value
+        return wait_for(condition, what, deadline_s=DEADLINE_S)
 
     def has_ended(self) -> bool:
         """Whether the recalibration is over."""
