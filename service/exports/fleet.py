@@ -142,13 +142,17 @@ class Fleet:
         """The folder that every adapter's path begins with."""
         return self.options.adapter_path.split("{id}", maxsplit=1)[0].rstrip("/") or "/"
 
-    def split_adapters(self) -> dict[str, list[Server]]:
-        """Return the servers of each adapter that several have."""
-        holders: dict[str, list[Server]] = {}
+    def holders(self) -> dict[str, list[tuple[Server, float]]]:
+        """Return the servers of each adapter by its id, with their shares of its requests."""
+        holders: dict[str, list[tuple[Server, float]]] = {}
         for server in self.servers:
             for each in server.adapters:
-                holders.setdefault(each.adapter_id, []).append(server)
-        return {name: servers for name, servers in holders.items() if len(servers) > 1}
+                holders.setdefault(each.adapter_id, []).append((server, each.share))
+        return holders
+
+    def split_adapters(self) -> dict[str, int]:
+        """Return how many servers have each adapter that several have."""
+        return {name: len(servers) for name, servers in self.holders().items() if len(servers) > 1}
 
     def address_of(self, server: Server) -> str:
         """Return how a router reaches a server."""

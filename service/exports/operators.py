@@ -63,8 +63,8 @@ def production_stack_resources(fleet: Fleet) -> Exported:
         documents += [deployment(fleet, server, loads_at_runtime=True, labels=labels), service(fleet, server)]
         documents += [_lora_adapter(fleet, server, each) for each in server.adapters]
     notes = [
-        f"production-stack's router knows no weights: {name!r} has shares on {len(servers)} servers"
-        for name, servers in fleet.split_adapters().items()
+        f"production-stack's router knows no weights: {name!r} has shares on {count} servers"
+        for name, count in fleet.split_adapters().items()
     ]
     return Exported(text=_text(fleet, documents), notes=tuple(notes))
 
@@ -88,12 +88,10 @@ def _unique_names(adapter_ids: Iterable[str]) -> dict[str, str]:
 
 def _largest_shares(fleet: Fleet) -> dict[str, str]:
     """Return the name of the server with the largest share of each adapter, by adapter id."""
-    largest: dict[str, tuple[float, str]] = {}
-    for server in fleet.servers:
-        for each in server.adapters:
-            if each.share > largest.get(each.adapter_id, (0.0, ""))[0]:
-                largest[each.adapter_id] = (each.share, server.name)
-    return {adapter_id: name for adapter_id, (_, name) in largest.items()}
+    return {
+        adapter_id: max(holding, key=lambda held: held[1])[0].name
+        for adapter_id, holding in fleet.holders().items()
+    }
 
 
 def _model_adapter(fleet: Fleet, server: Server, adapter: ServedAdapter, name: str) -> dict[str, Any]:

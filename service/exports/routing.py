@@ -47,13 +47,9 @@ def envoy_bootstrap(fleet: Fleet) -> Exported:
 
     The header is set by whatever reads the body: a body-based router before Envoy, or the client.
     """
-    holders: dict[str, list[tuple[Server, float]]] = {}
-    for server in fleet.servers:
-        for each in server.adapters:
-            holders.setdefault(each.adapter_id, []).append((server, each.share))
     routes = [
         {"match": _match(fleet.options.model_header, name), "route": _targets(servers) | {"timeout": "0s"}}
-        for name, servers in holders.items()
+        for name, servers in fleet.holders().items()
     ]
     nowhere = {"status": 404, "body": {"inline_string": "no server has this model\n"}}
     host = {
