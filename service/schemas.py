@@ -471,7 +471,7 @@ class JobSchema(BaseModel):
     @classmethod
     def from_record(cls, record: JobRecord) -> Self:
         """Return the answer for a job."""
-        return cls(**dataclasses.asdict(record))
+        return cls.model_validate(record, from_attributes=True)
 
 
 class JobListSchema(BaseModel):
