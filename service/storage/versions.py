@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.artifact import Manifest
+    from models.surrogate import Surrogate
     from service.storage.files import FileExchange
     from twin.domain import Calibration
 
@@ -90,7 +91,7 @@ class VersionStore:
         VersionRefusedError
             It is damaged, or was not trained on this calibration.
         """
-        manifest = _checked(directory, calibration, expected=None)
+        manifest, _ = _checked(directory, calibration, expected=None)
         names = [MANIFEST, manifest.trees.name]
         names += [] if manifest.teacher is None else [manifest.teacher.name]
         contents = {name: (directory / name).read_bytes() for name in names}
@@ -140,8 +141,8 @@ class VersionStore:
         else:
             directory = self._files.fetch(_name_of(calibration_id, surrogate_version))
             calibration = _read_calibration(directory / CALIBRATION)
-        _checked(directory, calibration, expected=surrogate_version)
-        return Target(calibration=calibration, surrogate=load(directory))
+        _, surrogate = _checked(directory, calibration, expected=surrogate_version)
+        return Target(calibration=calibration, surrogate=surrogate)
 
     def share(self, calibration_id: str, surrogate_version: str) -> None:
         """Give the store a published version that only this disk may have."""
@@ -224,8 +225,10 @@ def _read_calibration(path: Path) -> Calibration:
         raise VersionRefusedError(f"{path.parent.name}: {path.name}: {error}") from error
 
 
-def _checked(directory: Path, calibration: Calibration, *, expected: str | None) -> Manifest:
-    """Return the manifest of a sound surrogate of a calibration, and of no other."""
+def _checked(
+    directory: Path, calibration: Calibration, *, expected: str | None
+) -> tuple[Manifest, Surrogate]:
+    """Return manifest and trees of a sound surrogate of a calibration, and of no other."""
     manifest = _manifest(directory)
     try:
         surrogate = load(directory)
@@ -241,4 +244,4 @@ def _checked(directory: Path, calibration: Calibration, *, expected: str | None)
     for complaint, is_sound in facts.items():
         if not is_sound:
             raise VersionRefusedError(f"{manifest.surrogate_version}: {complaint}")
-    return manifest
+    return manifest, surrogate
