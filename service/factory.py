@@ -129,6 +129,12 @@ def build_recalibrations(
     return RecalibrationService(client, measurements, measuring, clock, settings)
 
 
+def build_jobs(client: redis.Redis, settings: Settings) -> JobService:
+    """Return the jobs as a command acts on them: nothing that plans is loaded."""
+    files = FileExchange(settings.data_dir, client)
+    return JobService(JobStore(client, settings), build_recalibrations(client, files, settings, Clock()))
+
+
 def build_measuring(client: redis.Redis, settings: Settings, clock: Clock) -> Measuring:
     """Return whoever measures live servers for recalibrations: agents."""
     return AgentMeasuring(AgentStore(client), settings, clock)

@@ -12,6 +12,7 @@ from service.errors import StoreUnavailableError, UsageError
 from service.factory import build_services
 from service.process import lock_data_dir, stop
 from service.serve import spawn_worker
+from service.storage.connection import connect
 from service.storage.embedded import start_store, store_url
 from service.storage.jobs import QUEUES, TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.steps import StepQueue
@@ -59,25 +60,20 @@ def unattended(settings: Settings) -> Iterator[tuple[Services, bool]]:
 
 
 def _answers(settings: Settings) -> bool:
-    context = build_context(settings)
-    try:
-        return StepQueue(context.client, settings).num_workers(TRAIN_QUEUE) >= 0
-    except StoreUnavailableError:
-        return False
-    finally:
-        context.close()
+    with connect(settings) as client:
+        try:
+            return StepQueue(client, settings).num_workers(TRAIN_QUEUE) >= 0
+        except StoreUnavailableError:
+            return False
 
 
 def _unserved(settings: Settings, *, wait_s: float) -> list[str]:
     """Return the queues that no worker listens to; a service that has just begun is given time to."""
-    context = build_context(settings)
-    steps = StepQueue(context.client, settings)
     deadline = time.monotonic() + wait_s
-    try:
+    with connect(settings) as client:
+        steps = StepQueue(client, settings)
         while True:
             empty = [queue for queue in QUEUES if steps.num_workers(queue) == 0]
             if not empty or time.monotonic() >= deadline:
                 return empty
             time.sleep(POLL_S)
-    finally:
-        context.close()

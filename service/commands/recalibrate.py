@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.factory import Services
+    from service.services.jobs import JobService
     from service.storage.recalibrations import Recalibration
 
 jobs_app = typer.Typer(
@@ -120,29 +121,29 @@ def list_jobs(
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Print the newest jobs."""
-    with _services() as services:
-        _print_jobs(services.jobs.latest(limit, _state(state)), json=json)
+    with _jobs() as jobs:
+        _print_jobs(jobs.latest(limit, _state(state)), json=json)
 
 
 @jobs_app.command("dead-letters")
 def dead_letters(json: Json = False) -> None:  # noqa: FBT002
     """Print every job that failed for good, with its error."""
-    with _services() as services:
-        _print_jobs(services.jobs.latest(1000, "failed"), json=json)
+    with _jobs() as jobs:
+        _print_jobs(jobs.latest(1000, "failed"), json=json)
 
 
 @jobs_app.command()
 def retry(job_id: JobId, json: Json = False) -> None:  # noqa: FBT002
     """Try a job again that failed or was cancelled."""
-    with _services() as services:
-        _print_jobs([services.jobs.retry(job_id)], json=json)
+    with _jobs() as jobs:
+        _print_jobs([jobs.retry(job_id)], json=json)
 
 
 @jobs_app.command()
 def cancel(job_id: JobId, json: Json = False) -> None:  # noqa: FBT002
     """End a job that waits or runs."""
-    with _services() as services:
-        _print_jobs([services.jobs.cancel(job_id)], json=json)
+    with _jobs() as jobs:
+        _print_jobs([jobs.cancel(job_id)], json=json)
 
 
 def _print_jobs(records: Any, *, json: bool) -> None:
@@ -168,16 +169,14 @@ def _state(text: str | None) -> Any:
 
 
 @contextmanager
-def _services() -> Iterator[Services]:
-    """Open the services on a store that runs."""
-    from service.context import build_context  # noqa: PLC0415
-    from service.factory import build_services  # noqa: PLC0415
+def _jobs() -> Iterator[JobService]:
+    """Open the jobs of a store that runs."""
+    from service.factory import build_jobs  # noqa: PLC0415
+    from service.storage.connection import connect  # noqa: PLC0415
 
-    context = build_context(_settings())
-    try:
-        yield build_services(context)
-    finally:
-        context.close()
+    settings = _settings()
+    with connect(settings) as client:
+        yield build_jobs(client, settings)
 
 
 def _settings() -> Any:
