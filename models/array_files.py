@@ -73,16 +73,28 @@ def read_bytes(path: Path) -> bytes:
         raise ArtefactError(f"{path.name}: cannot be read: {error.strerror}") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old bytes or the new ones."""
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that a reader, or a crash, sees the old bytes or the new ones.
+
+    Parameters
+    ----------
+    mode
+        Permissions that the file has from its first byte, less the umask.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as stream:
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(handle, "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Return once the names in a directory are on the disk."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)

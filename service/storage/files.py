@@ -6,12 +6,11 @@ store; with the store down, what is on disk is enough.
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from typing import TYPE_CHECKING
 
-from models.array_files import write_atomically
+from models.array_files import sync_directory, write_atomically
 from service.errors import NotFoundError, StoreUnavailableError, TooLargeError
 from service.storage.connection import store_call
 
@@ -122,17 +121,9 @@ class FileExchange:
             shutil.rmtree(aside, ignore_errors=True)
             if not path.is_dir():  # else another process was first
                 raise
-        _sync(path.parent)
+        sync_directory(path.parent)
         return path
 
 
 def _key(name: str) -> str:
     return f"{NAMES}:{name}"
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

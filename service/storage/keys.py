@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from models.array_files import write_atomically
 from service.errors import KeyFileError, NotFoundError, ServiceError
 from service.services.keys import ApiKey, KeyRing
 from service.storage.turns import exclusive
@@ -83,13 +84,7 @@ class KeyFile:
 
     def _save(self, keys: tuple[ApiKey, ...]) -> None:
         document = orjson.dumps({"keys": [asdict(key) for key in keys]}, option=orjson.OPT_INDENT_2)
-        temporary = self.path.with_name(self.path.name + ".new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_atomically(self.path, document, mode=0o600)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
