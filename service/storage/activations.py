@@ -5,32 +5,23 @@ With the store down a service starts with the copy. Of two pointers the one with
 
 from __future__ import annotations
 
-import fcntl
-import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import orjson
 
 from models.array_files import write_atomically
-from service.storage.connection import store_call
+from service.storage.connection import store_call, swap_field
+from service.storage.turns import exclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import redis
 
 KEY = "loadmaster:{activations}"
 MAX_BEFORE = 20
-
-SWAP = """
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
-"""
-"""Write a pointer, unless another process has written it since it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +80,7 @@ class ActivationStore:
         """Write a pointer to the store; False where another one than `expected` is there."""
         old = b"" if expected is None else _encoded(expected)
         with store_call():
-            return bool(self._client.eval(SWAP, 1, KEY, activation.calibration_id, old, _encoded(activation)))
+            return swap_field(self._client, KEY, activation.calibration_id, old, _encoded(activation))
 
     def on_disk(self) -> dict[str, Activation]:
         """Return this host's copy; empty where there is none that can be read."""
@@ -101,7 +92,8 @@ class ActivationStore:
 
     def keep(self, activations: Mapping[str, Activation]) -> None:
         """Copy pointers to this disk, except where it has newer ones."""
-        with self._locked():
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with exclusive(self._path.with_name(f".{self._path.name}.lock")):
             known = self.on_disk()
             newer = known | {
                 name: new
@@ -111,16 +103,6 @@ class ActivationStore:
             if newer != known:
                 rows = {name: asdict(activation) for name, activation in sorted(newer.items())}
                 write_atomically(self._path, orjson.dumps(rows, option=orjson.OPT_INDENT_2))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 def newer_of(first: Mapping[str, Activation], second: Mapping[str, Activation]) -> dict[str, Activation]:

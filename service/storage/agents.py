@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from service.errors import ConflictError
-from service.storage.connection import store_call
+from service.storage.connection import store_call, swap_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,6 @@ KNOWN = "loadmaster:{agents}:known"
 TASKS = "loadmaster:{agents}:tasks"
 POINTS = "loadmaster:{agents}:points:"
 DRIFT = "loadmaster:{agents}:drift"
-
-SWAP = """
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
-"""
-"""Write a field, unless another process has written it since it was read."""
 
 MAX_SWAPS = 20
 
@@ -169,11 +162,13 @@ class AgentStore:
         for _ in range(MAX_SWAPS):
             with store_call():
                 text: bytes | None = self._client.hget(TASKS, job_id)  # type: ignore[assignment]
-            changed = None if text is None else change(MeasuringTask(**orjson.loads(text)))
+            if text is None:
+                return None
+            changed = change(MeasuringTask(**orjson.loads(text)))
             if changed is None:
                 return None
             with store_call():
-                if self._client.eval(SWAP, 1, TASKS, job_id, text, orjson.dumps(asdict(changed))):  # type: ignore[arg-type]
+                if swap_field(self._client, TASKS, job_id, text, orjson.dumps(asdict(changed))):
                     return changed
         raise ConflictError(f"the task of job {job_id} is being changed by others")
 

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_S = 5
 
+SWAP_FIELD = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+
 
 def url_of(settings: Settings) -> str:
     """Return where the store is: the configured one, else the embedded one."""
@@ -49,3 +55,14 @@ def store_call() -> Iterator[None]:
             f"the store did not carry out the call ({type(error).__name__})", retry_after_s=RETRY_AFTER_S
         ) from error
     STORE_UP.set(1)
+
+
+def swap_field(client: redis.Redis, key: str, name: str, old: bytes, new: bytes) -> bool:
+    """Write a field of a hash, unless another process has written it since it was read; tells whether.
+
+    Parameters
+    ----------
+    old
+        As it was read; empty where there was none.
+    """
+    return bool(client.eval(SWAP_FIELD, 1, key, name, old, new))  # type: ignore[arg-type]
