@@ -55,7 +55,6 @@ class Services:
     history: HistoryService
     simulations: SimulationService
     verifications: VerificationService
-    workloads: WorkloadStore
     versions: VersionService
     measurements: MeasurementSets
     recalibrations: RecalibrationService
@@ -70,12 +69,11 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
     settings = context.settings
     clock = clock or Clock()
     placements = PlacementService(context.catalog, settings)
-    workloads = WorkloadStore(context.client)
     jobs = JobStore(context.client, settings)
     fleet = FleetService(
         settings,
         placements,
-        workloads,
+        WorkloadStore(context.client),
         clock,
         place_pool=context.place_pool,
         store_pool=context.store_pool,
@@ -90,7 +88,6 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         placements=placements,
         replacements=ReplacementService(placements, settings),
         what_ifs=WhatIfService(placements, settings),
-        workloads=workloads,
         fleet=fleet,
         history=HistoryService(
             settings, fleet, HistoryStore(context.client), clock, store_pool=context.store_pool

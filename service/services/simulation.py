@@ -83,10 +83,6 @@ class SimulationService:
         """Return one job."""
         return self._jobs.get(job_id)
 
-    def latest(self, limit: int) -> tuple[JobRecord, ...]:
-        """Return the newest jobs."""
-        return self._jobs.latest(limit)
-
 
 def _as_asked(error: InvalidInputError, request: SimulateRequest) -> InvalidRequestError:
     """Return the error under the field that the caller gave; a slot rank not given comes of an adapter's."""

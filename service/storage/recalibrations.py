@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -40,7 +40,6 @@ Stage = Literal[
     "failed",
     "cancelled",
 ]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 ENDED: frozenset[Stage] = frozenset({"published", "rejected", "failed", "cancelled"})
 PREFIX = "recalibrate-"
 
