@@ -131,13 +131,13 @@ class DriftService:
             report = predicted(sample, calibration)
         except InvalidInputError as error:
             raise InvalidRequestError(error.message, field=error.field) from error
-        kept = [*self._samples(sample.calibration_id), ratios_of(sample, report)][-KEPT_SAMPLES:]
-        before = self.known().get(sample.calibration_id)
+        before, had_drifted = self._before(sample.calibration_id)
+        kept = [*before, ratios_of(sample, report)][-KEPT_SAMPLES:]
         drift = self._judged(sample.calibration_id, kept)
         document = {"drift": asdict(drift), "samples": kept}
         self._store.put_drift(sample.calibration_id, orjson.dumps(document))
         self.show(drift)
-        if drift.drifted and not (before and before.drifted):
+        if drift.drifted and not had_drifted:
             log.warning("calibration_drifted", calibration_id=drift.calibration_id, ratios=dict(drift.ratios))
             if self._settings.drift_recalibrates:
                 self._recalibrate(drift.calibration_id)
@@ -154,9 +154,13 @@ class DriftService:
         for quantity, ratio in drift.ratios.items():
             DRIFT_RATIO.labels(drift.calibration_id, quantity).set(ratio)
 
-    def _samples(self, calibration_id: str) -> list[dict[str, float]]:
+    def _before(self, calibration_id: str) -> tuple[list[dict[str, float]], bool]:
+        """Return the last samples of a calibration, and whether it had drifted by them."""
         text = self._store.drift().get(calibration_id)
-        return [] if text is None else orjson.loads(text)["samples"]
+        if text is None:
+            return [], False
+        document = orjson.loads(text)
+        return document["samples"], document["drift"]["drifted"]
 
     def _judged(self, calibration_id: str, samples: list[dict[str, float]]) -> Drift:
         ratios = {
