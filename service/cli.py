@@ -1,4 +1,8 @@
-"""The command line: ``loadmaster``. Exit status 0 is good, 2 bad input with the reason on stderr."""
+"""The command line: ``loadmaster``.
+
+Exit status 0 is good, 1 a bad outcome of ``doctor``, ``drill`` or ``recalibrate``, 2 bad input with the
+reason on stderr.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A typed client of the service, with and without asyncio.
 
 Every answer is a model of `service.schemas`, every problem an exception. Calls whose repetition does no harm
-are tried again after a broken connection, 429 and 503, within one deadline. Nearly all are: they read,
-plan, state absolute values, or queue what is queued once.
+are tried again after a broken connection, 429, 502, 503 and 504, within one deadline. Nearly all are: they
+read, plan, state absolute values, or queue what is queued once.
 
     with Client("http://127.0.0.1:8080") as client:
         print(client.place(workload).num_gpus)

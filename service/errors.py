@@ -142,7 +142,7 @@ class StoreUnavailableError(ServiceError):
 
 
 class NoPlanError(ServiceError):
-    """No workload was ever put in force, or nothing of it can be served."""
+    """No such workload is in force, or nothing of it can be served."""
 
     code = "no_plan"
     status = 503

@@ -24,7 +24,7 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Data directory.", show_default=False)] = None,
     processes: Annotated[int | None, typer.Option(help="HTTP processes.", show_default=False)] = None,
 ) -> None:
-    """Run the service: HTTP, its store (unless LOADMASTER_REDIS_URL names one) and a worker."""
+    """Run the service: HTTP, its store (unless LOADMASTER_REDIS_URL names one) and two workers."""
     from service.observability import configure_logging  # noqa: PLC0415
     from service.serve import serve as run_service  # noqa: PLC0415
 

@@ -30,7 +30,7 @@ GpuTypeQuery = Annotated[
 ]
 
 AMBIGUOUS = "Several workloads are in force: `field` names the query parameter to give"
-NONE_IN_FORCE = "No such workload was ever put in force"
+NONE_IN_FORCE = "No such workload is in force"
 WRITING_PROBLEMS = problems(
     s408="The body did not arrive in time",
     s409="Others write the same workload; try again",
@@ -96,7 +96,7 @@ async def get_workload(
     responses=problems(
         s409="Others write the same workload; try again",
         s422=AMBIGUOUS,
-        s503="No such workload was ever put in force, or the store is not reachable",
+        s503="No such workload is in force, or the store is not reachable",
     ),
 )
 async def delete_workload(
@@ -145,7 +145,7 @@ async def plan(
     "/gpus-needed",
     summary="How many GPUs to ask for, for an autoscaler.",
     responses={200: {"model": GpusNeededSchema}}
-    | problems(s422=AMBIGUOUS, s503="There never was a plan to answer from: fall back, do not scale to 0"),
+    | problems(s422=AMBIGUOUS, s503="There is no plan to answer from: fall back, do not scale to 0"),
 )
 async def gpus_needed(
     request: Request, base_model: BaseModelQuery = None, gpu_type: GpuTypeQuery = None
@@ -164,7 +164,7 @@ async def gpus_needed(
     responses={200: {"model": HistorySchema}}
     | problems(
         s422="`limit` is out of range, or several workloads are in force: `field` names what to give",
-        s503="No such workload was ever put in force, or the store is not reachable",
+        s503="No such workload is in force, or the store is not reachable",
     ),
 )
 async def gpus_needed_history(
@@ -187,7 +187,7 @@ async def gpus_needed_history(
         s408="The body did not arrive in time",
         s413="The body is too large",
         s422="The request is not valid, or several workloads are in force; `field` names what to mend",
-        s503="No such workload was ever put in force, or the store is not reachable",
+        s503="No such workload is in force, or the store is not reachable",
     ),
 )
 async def put_gpus_running(

@@ -135,7 +135,7 @@ class FleetService:
         Raises
         ------
         NoPlanError
-            No adapter of any workload of this key could ever be served: no number would be right.
+            Since this key is in force no adapter of it could be served: no number would be right.
         """
         return self._plans[key].gpus_needed(
             now_s=self._clock.monotonic_s(),
@@ -159,7 +159,7 @@ class FleetService:
         if not found:
             told = ", ".join(f"{name} {value!r}" for name, value in asked.items() if value is not None)
             raise NoPlanError(
-                f"no workload{' of ' + told if told else ''} was put in force yet",
+                f"no workload{' of ' + told if told else ''} is in force",
                 retry_after_s=RETRY_AFTER_S,
             )
         if len(found) > 1:

@@ -62,7 +62,7 @@ class PlanInForce:
         Raises
         ------
         NoPlanError
-            There never was a number.
+            There is no number yet.
         """
         placement = self.plan.placement
         if self.window is None:
