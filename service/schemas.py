@@ -269,8 +269,14 @@ class SimulateRequest(Border):
     def server_config(self) -> ServerConfig:
         """Return the flags of the simulated server."""
         largest = max(row.rank for row in self.workload.adapters)
-        max_lora_rank = self.max_lora_rank or slot_rank(largest) or largest
-        return ServerConfig(max_loras=self.max_loras, max_lora_rank=max_lora_rank)
+        return server_for(largest, max_loras=self.max_loras, max_lora_rank=self.max_lora_rank)
+
+
+def server_for(largest_rank: int, *, max_loras: int, max_lora_rank: int | None) -> ServerConfig:
+    """Return the flags of a server; without a slot rank, the smallest that takes the largest adapter."""
+    if max_lora_rank is None:
+        max_lora_rank = slot_rank(largest_rank) or largest_rank
+    return ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
 
 
 class PredictedSchema(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
@@ -112,7 +111,7 @@ def export_plan(  # noqa: PLR0913, PLR0917 (a command's options)
 
 
 def _plan(path: Path | None, url: str | None, plan_id: str | None, which: dict[str, str]) -> PlanSchema:
-    from service.commands.run import read_input  # noqa: PLC0415
+    from service.commands.run import client_of, read_input  # noqa: PLC0415
     from service.errors import UsageError  # noqa: PLC0415
     from service.schemas import PlanSchema, parse  # noqa: PLC0415
 
@@ -120,9 +119,7 @@ def _plan(path: Path | None, url: str | None, plan_id: str | None, which: dict[s
         raise UsageError("give either a file with a plan or --url")
     if url is None:
         return parse(PlanSchema, read_input(path))  # type: ignore[arg-type]
-    from service.client import Client  # noqa: PLC0415
-
-    with Client(url, key=os.environ.get("LOADMASTER_KEY")) as client:
+    with client_of(url) as client:
         if plan_id is None:
             return client.plan(**which)
         outcome = client.plan_outcome(plan_id)

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -161,8 +161,9 @@ def _print_jobs(records: Any, *, json: bool) -> None:
 
 def _state(text: str | None) -> Any:
     from service.errors import UsageError  # noqa: PLC0415
+    from service.storage.jobs import JobState  # noqa: PLC0415
 
-    known = ("queued", "started", "finished", "failed", "cancelled")
+    known = get_args(JobState)
     if text not in {None, *known}:
         raise UsageError(f"must be one of {', '.join(known)}, got {text!r}", field="--state")
     return text

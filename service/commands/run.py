@@ -6,11 +6,14 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 WorkloadFile = Annotated[
     Path, typer.Option("--workload", help="A workload as JSON, or - for standard input.", show_default=False)
@@ -90,7 +93,7 @@ def place(workload: WorkloadFile, url: Url = None, json: Json = False) -> None: 
     if url is None:
         answer = PlacementService(local_catalog(settings), settings).answer(document)
     else:
-        with _client(url) as client:
+        with client_of(url) as client:
             answer = client.place(document).model_dump_json().encode()
     if json:
         sys.stdout.buffer.write(answer + b"\n")
@@ -142,13 +145,14 @@ def gpus_needed(
 ) -> None:
     """Ask a running service how many GPUs to run: the answer of GET /gpus-needed."""
     which = {"base_model": base_model, "gpu_type": gpu_type}
-    with _client(url) as client:
+    with client_of(url) as client:
         answer = client.gpus_needed(**{name: value for name, value in which.items() if value is not None})
     told = answer.model_dump_json() if json else f"{answer.gpus_needed} GPUs: {answer.reason}"
     sys.stdout.write(told + "\n")
 
 
-def _client(url: str) -> Any:
+def client_of(url: str) -> Client:
+    """Return a client of the service there, with the key of LOADMASTER_KEY."""
     from service.client import Client  # noqa: PLC0415
 
     return Client(url, key=os.environ.get("LOADMASTER_KEY"))

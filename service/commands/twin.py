@@ -56,9 +56,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Simulate one GPU that serves the whole workload."""
-    from placer.ranks import slot_rank  # noqa: PLC0415
-    from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
-    from twin.domain import ServerConfig  # noqa: PLC0415
+    from service.schemas import WorkloadSchema, parse, report_document, server_for  # noqa: PLC0415
     from twin.errors import InvalidInputError  # noqa: PLC0415
     from twin.fleet_traces import stream_of  # noqa: PLC0415
     from twin.memory import required_kv_tokens  # noqa: PLC0415
@@ -72,10 +70,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
         raise InvalidInputError("trace_format", "must be left out without a trace")
     asked = parse(WorkloadSchema, workload.read_bytes()).to_domain()
     known = _calibration_for(calibration, asked.base_model, asked.gpu_type)
-    largest = int(asked.rank.max())
-    if max_lora_rank is None:
-        max_lora_rank = slot_rank(largest) or largest
-    server = ServerConfig(max_loras=max_loras, max_lora_rank=max_lora_rank)
+    server = server_for(int(asked.rank.max()), max_loras=max_loras, max_lora_rank=max_lora_rank)
     if trace is not None and is_client_file(trace):
         asked, trace = with_clients(asked, _clients(trace)), None
     if draws is not None and trace is not None:

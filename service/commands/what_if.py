@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated, Any
@@ -93,9 +92,9 @@ def _adapters_of(path: Path) -> Any:
 
 def _answer(document: bytes, url: str | None) -> bytes:
     if url is not None:
-        from service.client import Client  # noqa: PLC0415
+        from service.commands.run import client_of  # noqa: PLC0415
 
-        with Client(url, key=os.environ.get("LOADMASTER_KEY")) as client:
+        with client_of(url) as client:
             return client.what_if(document).model_dump_json().encode()
     from service.factory import local_catalog  # noqa: PLC0415
     from service.observability import configure_logging  # noqa: PLC0415

@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
 from service.storage.connection import store_call
-from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, job_queue, last_line
+from service.storage.jobs import QUEUES, TRAIN_QUEUE, job_queue, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class StepQueue:
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
-        self._queues = {name: job_queue(name, client, settings) for name in (TWIN_QUEUE, TRAIN_QUEUE)}
+        self._queues = {name: job_queue(name, client, settings) for name in QUEUES}
 
     def ensure(self, step: Step) -> tuple[StepState, str | None]:
         """Queue a step unless it is known; returns how it stands, and its error once it failed."""

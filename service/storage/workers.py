@@ -8,7 +8,7 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 
 from service.storage.connection import store_call
-from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, job_queue
+from service.storage.jobs import QUEUES, job_queue
 
 if TYPE_CHECKING:
     import redis
@@ -22,7 +22,7 @@ class WorkerStore:
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
-        self._queues = [job_queue(name, client, settings) for name in (TWIN_QUEUE, TRAIN_QUEUE)]
+        self._queues = [job_queue(name, client, settings) for name in QUEUES]
 
     def listing(self) -> dict[str, list[dict[str, Any]]]:
         """Return workers and queues (`service.schemas_recalibration.WorkerListSchema`)."""
