@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.agent.points import Point
 from service.errors import InvalidRequestError
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import parse
 from service.schemas_agents import (
@@ -39,19 +39,14 @@ UNKNOWN_AGENT = "No agent of this id has registered"
 NO_TASK = "No such agent, or nothing is measured for such a job"
 NOT_HELD = "The agent does not hold this task, or it has ended"
 STORE_DOWN = "The store is not reachable; see Retry-After"
-READING = {
-    "s408": "The body did not arrive in time",
-    "s413": "The body is too large",
-    "s422": "The request is not valid; `field` names what to mend",
-    "s503": STORE_DOWN,
-}
+TAKING_IN = READING | {"s503": STORE_DOWN}
 
 
 @router.post(
     "/agents",
     summary="Register an agent, or tell what has changed about it.",
     openapi_extra=describe_body(AgentSchema),
-    responses={200: {"model": RegisteredSchema}} | problems(**READING),
+    responses={200: {"model": RegisteredSchema}} | problems(**TAKING_IN),
 )
 async def register(request: Request) -> Response:
     """Answer once the store has it; the same call twice is as once."""
@@ -94,7 +89,7 @@ async def forget(request: Request, agent_id: str) -> Response:
     "/agents/{agent_id}/heartbeat",
     summary="Tell that an agent lives, and prolong its lease.",
     openapi_extra=describe_body(HeartbeatRequest),
-    responses={200: {"model": HeartbeatSchema}} | problems(s404=UNKNOWN_AGENT, **READING),
+    responses={200: {"model": HeartbeatSchema}} | problems(s404=UNKNOWN_AGENT, **TAKING_IN),
 )
 async def heartbeat(request: Request, agent_id: str) -> Response:
     """Answer whether the task it names is still the agent's."""
@@ -135,7 +130,7 @@ async def work(request: Request, agent_id: str) -> Response:
     "/agents/{agent_id}/work/{job_id}",
     summary="End an agent's work: measured, given back, or failed.",
     openapi_extra=describe_body(WorkOutcomeRequest),
-    responses={200: {"model": TaskSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **READING),
+    responses={200: {"model": TaskSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **TAKING_IN),
 )
 async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
     """Answer how the task stands; of what was measured a measurement set is made."""
@@ -158,7 +153,7 @@ async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
     "/measurements",
     summary="Report measured points, each once.",
     openapi_extra=describe_body(MeasurementsRequest),
-    responses={200: {"model": AddedSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **READING),
+    responses={200: {"model": AddedSchema}} | problems(s404=NO_TASK, s409=NOT_HELD, **TAKING_IN),
 )
 async def add_measurements(request: Request) -> Response:
     """Answer once the store has them. A key that is known stands: the same call twice is as once."""
@@ -190,7 +185,7 @@ async def measurements(request: Request, job_id: str) -> Response:
     "/agents/{agent_id}/samples",
     summary="Report what a live server did, for comparison with its calibration.",
     openapi_extra=describe_body(SampleRequest),
-    responses={200: {"model": DriftSchema}} | problems(**READING),
+    responses={200: {"model": DriftSchema}} | problems(**TAKING_IN),
 )
 async def add_sample(request: Request, agent_id: str) -> Response:
     """Simulate the same load, keep the difference, and answer how the calibration stands now."""

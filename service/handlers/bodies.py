@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 PROBLEM_JSON = "application/problem+json"
 
+READING = {
+    "s408": "The body did not arrive in time",
+    "s413": "The body is too large",
+    "s422": "The request is not valid; `field` names what to mend",
+}
+"""What `problems` takes for a route that reads a body."""
+
 
 class BodyReader:
     """Reads request bodies within a limit on each and a limit on all that are held at a time."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, json_response, ready_services, services_of
 from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema, parse
 from service.schemas_fleet import (
@@ -31,11 +31,12 @@ GpuTypeQuery = Annotated[
 
 AMBIGUOUS = "Several workloads are in force: `field` names the query parameter to give"
 NONE_IN_FORCE = "No such workload is in force"
+READING_FOR_ONE = READING | {
+    "s422": "The request is not valid, or several workloads are in force; `field` names what to mend"
+}
 WRITING_PROBLEMS = problems(
-    s408="The body did not arrive in time",
+    **READING_FOR_ONE,
     s409="Others write the same workload; try again",
-    s413="The body is too large",
-    s422="The request is not valid, or several workloads are in force; `field` names what to mend",
     s503="Busy, starting, no workload in force, or the store is not reachable; nothing has changed",
 )
 
@@ -183,12 +184,7 @@ async def gpus_needed_history(
     status_code=204,
     summary="Report how many GPUs of a workload run, for the history.",
     openapi_extra=describe_body(RunningRequest),
-    responses=problems(
-        s408="The body did not arrive in time",
-        s413="The body is too large",
-        s422="The request is not valid, or several workloads are in force; `field` names what to mend",
-        s503="No such workload is in force, or the store is not reachable",
-    ),
+    responses=problems(**READING_FOR_ONE, s503="No such workload is in force, or the store is not reachable"),
 )
 async def put_gpus_running(
     request: Request, base_model: BaseModelQuery = None, gpu_type: GpuTypeQuery = None

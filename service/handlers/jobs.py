@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import JobListSchema, JobSchema, SimulateRequest
 from service.storage.jobs import JobRecord, JobState  # noqa: TC001 (FastAPI reads the annotations)
@@ -32,13 +32,7 @@ def accepted(record: JobRecord) -> Response:
     status_code=202,
     summary="Run the twin of one GPU that serves a whole workload, as a job.",
     openapi_extra=describe_body(SimulateRequest),
-    responses={202: {"model": JobSchema}}
-    | problems(
-        s408="The body did not arrive in time",
-        s413="The body is too large",
-        s422="The request is not valid; `field` names what to mend",
-        s503=STORE_DOWN,
-    ),
+    responses={202: {"model": JobSchema}} | problems(**READING, s503=STORE_DOWN),
 )
 async def simulate(request: Request) -> Response:
     """Queue the run, once however often it is asked for; `Location` is where its report will be."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
 from service.schemas import (
     ColumnarWorkloadSchema,
@@ -20,12 +20,7 @@ from service.schemas_what_if import WhatIfRequest, WhatIfSchema
 
 router = APIRouter(tags=["placement"])
 
-PLACING_PROBLEMS = problems(
-    s408="The body did not arrive in time",
-    s413="The body is too large",
-    s422="The request is not valid; `field` names what to mend",
-    s503="Busy or still starting; see Retry-After",
-)
+PLACING_PROBLEMS = problems(**READING, s503="Busy or still starting; see Retry-After")
 
 
 @router.post(

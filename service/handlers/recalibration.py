@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from structlog.contextvars import get_contextvars
 
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.handlers.jobs import STORE_DOWN, accepted
 from service.schemas import JobSchema, parse
@@ -28,11 +28,9 @@ router = APIRouter(tags=["recalibration"])
     openapi_extra=describe_body(RecalibrateRequest),
     responses={202: {"model": JobSchema}}
     | problems(
+        **READING,
         s404="There is no such measurement set",
-        s408="The body did not arrive in time",
         s409="A job of the same target is under way with other measurements, size or seed",
-        s413="The body is too large",
-        s422="The request is not valid; `field` names what to mend",
         s503=STORE_DOWN,
     ),
 )

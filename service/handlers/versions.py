@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.handlers.bodies import describe_body, problems
+from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.schemas import parse
 from service.schemas_versions import (
@@ -73,11 +73,9 @@ async def activate(request: Request, surrogate_version: SurrogateVersion) -> Res
     openapi_extra=describe_body(RollBackRequest),
     responses={200: {"model": SurrogateSchema}}
     | problems(
+        **READING,
         s404="There is no such calibration",
-        s408="The body did not arrive in time",
         s409="Nothing was in force before, it is damaged, or others change what is in force",
-        s413="The body is too large",
-        s422="The request is not valid; `field` names what to mend",
         s503=BUSY,
     ),
 )
