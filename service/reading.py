@@ -11,23 +11,22 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from service.columns import LAW_CODE, workload_of
 from service.errors import InvalidRequestError
-from service.schemas import LAW_CODE, POISSON_CV, ColumnarWorkloadSchema, OptionsSchema, WorkloadSchema, parse
+from service.schemas import ColumnarWorkloadSchema, OptionsSchema, WorkloadSchema, parse
 from service.services.limits import check_size
-from twin.domain import MAX_RANK, Workload
+from twin.domain import MAX_RANK
 from twin.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from service.settings import Settings
+    from twin.domain import Workload
 
 TOP_FIELDS = frozenset({"base_model", "gpu_type", "adapters", "options"})
 REQUIRED = ("id", "rank", "rate_rps", "input_tokens_mean", "output_tokens_mean")
@@ -98,7 +97,7 @@ def _read_columns_slowly(document: bytes) -> WorkloadRequest:
                 f"must be as long as adapters.id ({count}), got {len(values)}", field=f"adapters.{name}"
             )
     try:
-        workload = _workload(request.base_model, request.gpu_type, columns)
+        workload = workload_of(request.base_model, request.gpu_type, columns)
     except InvalidInputError as error:
         raise InvalidRequestError(error.message, field=_by_column(error.field)) from error
     return WorkloadRequest(workload=workload, options=request.options)
@@ -123,7 +122,7 @@ def _read_plain(value: Any) -> WorkloadRequest:
     else:
         raise _NotPlainError
     _check_types(columns)
-    return WorkloadRequest(workload=_workload(base_model, gpu_type, columns), options=_options(value))
+    return WorkloadRequest(workload=workload_of(base_model, gpu_type, columns), options=_options(value))
 
 
 def _name(value: Any) -> str:
@@ -186,29 +185,3 @@ def _check_types(columns: Mapping[str, Iterable[Any]]) -> None:
             is_plain = types <= NUMBERS
         if not is_plain:
             raise _NotPlainError
-
-
-def _workload(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[Any]]) -> Workload:
-    """Return the domain's columns; null and absent become NaN, "not given"."""
-    count = len(columns["id"])
-
-    def number(name: str) -> NDArray[np.float64]:
-        return np.array(columns[name], np.float64) if name in columns else np.full(count, np.nan)
-
-    arrival_cv = number("arrival_cv")
-    laws = map(LAW_CODE.__getitem__, columns.get("arrival_law", ()))
-    return Workload(
-        base_model=base_model,
-        gpu_type=gpu_type,
-        adapter_ids=tuple(columns["id"]),
-        rank=np.array(columns["rank"], np.int32),
-        rate_rps=number("rate_rps"),
-        input_tokens_mean=number("input_tokens_mean"),
-        output_tokens_mean=number("output_tokens_mean"),
-        input_tokens_cv=number("input_tokens_cv"),
-        output_tokens_cv=number("output_tokens_cv"),
-        arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
-        arrival_law=(
-            np.fromiter(laws, np.int8, count) if "arrival_law" in columns else np.zeros(count, np.int8)
-        ),
-    )

@@ -17,10 +17,10 @@ from pydantic_core import from_json
 
 from placer.problem import DEFAULT_NUM_TRIALS
 from placer.ranks import slot_rank
+from service.columns import workload_of
 from service.errors import InvalidRequestError, MalformedBodyError
 from twin.domain import CONSTRAINTS, MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, ServerConfig, Workload
 from twin.simulate import MAX_HORIZON_S, MIN_HORIZON_S
-from twin.traffic import ARRIVAL_LAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,11 +40,6 @@ MAX_FIELDS = 64
 
 MAX_DEPTH = 4
 """Objects of ours lie no deeper: request, workload, adapters, adapter."""
-
-POISSON_CV = 1.0
-
-LAW_CODE = {None: 0} | {law: code for code, law in enumerate(ARRIVAL_LAWS)}
-"""Index into `twin.domain.ARRIVAL_LAWS` of each name that an adapter may give."""
 
 
 class Border(BaseModel):
@@ -75,17 +70,7 @@ class AdapterSchema(Border):
     arrival_law: ArrivalLaw | None = None
 
 
-_COLUMNS_OF = attrgetter(
-    "id",
-    "rank",
-    "rate_rps",
-    "input_tokens_mean",
-    "output_tokens_mean",
-    "input_tokens_cv",
-    "output_tokens_cv",
-    "arrival_cv",
-    "arrival_law",
-)
+_ROW_OF = attrgetter(*AdapterSchema.model_fields)
 
 
 class OptionsSchema(Border):
@@ -168,22 +153,9 @@ class WorkloadSchema(Border):
         InvalidInputError
             Naming the field.
         """
-        ids, ranks, *numbers, laws = zip(*map(_COLUMNS_OF, self.adapters), strict=True)
-        columns = [np.array(values, np.float64) for values in numbers]  # null becomes NaN: not given
-        rate_rps, input_mean, output_mean, input_cv, output_cv, arrival_cv = columns
-        return Workload(
-            base_model=self.base_model,
-            gpu_type=self.gpu_type,
-            adapter_ids=ids,
-            rank=np.array(ranks, np.int32),
-            rate_rps=rate_rps,
-            input_tokens_mean=input_mean,
-            output_tokens_mean=output_mean,
-            input_tokens_cv=input_cv,
-            output_tokens_cv=output_cv,
-            arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
-            arrival_law=np.fromiter(map(LAW_CODE.__getitem__, laws), np.int8, count=len(laws)),
-        )
+        values = zip(*map(_ROW_OF, self.adapters), strict=True)
+        columns = dict(zip(AdapterSchema.model_fields, values, strict=True))
+        return workload_of(self.base_model, self.gpu_type, columns)
 
 
 class CurrentGpuSchema(Border):
