@@ -12,8 +12,29 @@ LONG_RUN = {
 }
 
 
+MARK_ROWS = "of => document.querySelectorAll(`${of} tbody tr`).forEach((row) => (row.dataset.old = true))"
+
+
 def text_of(page, selector):
     return " ".join(page.inner_text(selector).split())
+
+
+def wait_for_fresh_rows(page, table):
+    """Wait until the page has asked anew and drawn what it was told."""
+    page.evaluate(MARK_ROWS, table)
+    page.wait_for_selector(f"{table} tbody tr:not([data-old])")
+
+
+def sort_downwards(page, table, title):
+    """Sort by a column of texts, which begins upwards, and leave the keyboard on its title."""
+    heading = page.locator(f"{table} thead button:has-text('{title}')")
+    heading.click()
+    heading.click()
+    return page.locator(f"{table} thead th:has-text('{title}')")
+
+
+def column_of(page, table):
+    return page.locator(f"{table} tbody tr td:first-child").all_inner_texts()
 
 
 def test_jobs_are_listed_by_state_and_one_is_shown(service, open_page):
@@ -73,3 +94,41 @@ def test_workers_and_queues_are_listed(service, open_page):
         lambda: page.locator("#workers tbody tr td").count() > 1, timeout_s=PATIENCE_S, what="a worker"
     )
     assert "twin" in text_of(page, "#queues")
+
+
+def test_a_list_that_is_kept_fresh_keeps_its_order_and_the_place_of_the_keyboard(service, open_page):
+    page, _ = open_page(service, "hosts")
+    heading = sort_downwards(page, "#queues", "Queue")
+    before = column_of(page, "#queues")
+    assert before == sorted(before, reverse=True)
+    assert len(before) > 1
+    wait_for_fresh_rows(page, "#queues")
+    assert column_of(page, "#queues") == before
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert page.evaluate("document.activeElement.textContent") == "Queue"
+
+
+def test_a_list_that_could_not_be_fetched_comes_back_in_its_order(service, open_page):
+    page, witness = open_page(service, "hosts")
+    heading = sort_downwards(page, "#workers", "Worker")
+    page.route("**/workers", lambda route: route.abort())
+    page.wait_for_selector("#workers:has-text('could not be reached')")
+    page.unroute("**/workers")
+    page.wait_for_selector("#workers tbody tr")
+    assert heading.get_attribute("aria-sort") == "descending"
+    witness.expect("net::ERR_FAILED")
+
+
+def test_versions_stay_sorted_and_their_numbers_open_when_the_view_is_opened_again(service, open_page):
+    page, _ = open_page(service, "models")
+    heading = sort_downwards(page, "#surrogates", "Calibration")
+    before = column_of(page, "#surrogates")
+    page.click("#accuracy summary")
+    page.click("nav a[href='#hosts']")
+    page.evaluate(MARK_ROWS, "#surrogates")
+    page.click("nav a[href='#models']")
+    page.wait_for_selector("#surrogates tbody tr:not([data-old])")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert column_of(page, "#surrogates") == before
+    assert page.locator("#accuracy details tbody tr").count() == len(before)
+    assert page.locator("#accuracy canvas").count() == 1

@@ -96,19 +96,16 @@ export async function attempt(box, act) {
 }
 
 /**
- * Show what a route answers, or quietly that this service does not have it.
+ * Show what a route answers, or quietly in the place of its table that this service does not have it.
  * @template T
- * @param {HTMLElement} box @param {string} path @param {(answer: T) => void} show
- * @returns {Promise<boolean>} whether it was shown
+ * @param {import("./table.js").DataTable<any>} table @param {string} path @param {(answer: T) => void} show
  */
-export async function showOf(box, path, show) {
+export async function showOf(table, path, show) {
   try {
     show(await get(path));
-    return true;
   } catch (error) {
     const text = error instanceof Problem && error.isMissing ? "Not available in this service." : describe(error);
     if (error instanceof Problem && error.wantsKey) askForKey(text);
-    box.replaceChildren(el("p", { class: "quiet" }, text));
-    return false;
+    table.say(text);
   }
 }

@@ -15,12 +15,12 @@ const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "")
 /** @returns {{open: () => Promise<void>}} what the page calls when this view is opened */
 export function setUpHostsView() {
   const open = async () => {
-    await showOf(byId("workers"), "workers", ({ workers, queues }) => {
-      showWorkers(workers);
-      showQueues(queues);
+    await showOf(workers, "workers", (answer) => {
+      workers.show(answer.workers);
+      queues.show(answer.queues);
     });
-    await showOf(byId("agents"), "agents", ({ agents }) => showAgents(agents, forget));
-    await showOf(byId("drift"), "drift", ({ calibrations }) => showDrift(calibrations));
+    await showOf(agents, "agents", (answer) => agents.show(answer.agents));
+    await showOf(drift, "drift", (answer) => drift.show(answer.calibrations));
   };
   /** @param {string} id */
   const forget = (id) =>
@@ -29,12 +29,16 @@ export function setUpHostsView() {
       await call("DELETE", `agents/${encodeURIComponent(id)}`);
       await open();
     });
+  const workers = workerTable(byId("workers"));
+  const queues = queueTable(byId("queues"));
+  const agents = agentTable(byId("agents"), forget);
+  const drift = driftTable(byId("drift"));
   return { open };
 }
 
-/** @param {any[]} workers */
-function showWorkers(workers) {
-  const table = new DataTable(byId("workers"), {
+/** @param {HTMLElement} root */
+function workerTable(root) {
+  return new DataTable(root, {
     caption: "Workers at work",
     empty: "No worker is alive. `loadmaster worker` starts one on the same store.",
     columns: [
@@ -48,12 +52,11 @@ function showWorkers(workers) {
       { title: "Heard of", value: (one) => one.heartbeat_at, show: (one) => moment(one.heartbeat_at) },
     ],
   });
-  table.show(workers);
 }
 
-/** @param {any[]} queues */
-function showQueues(queues) {
-  const table = new DataTable(byId("queues"), {
+/** @param {HTMLElement} root */
+function queueTable(root) {
+  return new DataTable(root, {
     caption: "Queues of jobs",
     columns: [
       { title: "Queue", value: (/** @type {any} */ one) => one.queue },
@@ -62,12 +65,11 @@ function showQueues(queues) {
       { title: "Failed", value: (one) => one.num_failed, num: true },
     ],
   });
-  table.show(queues);
 }
 
-/** @param {any[]} agents @param {(id: string) => void} forget */
-function showAgents(agents, forget) {
-  const table = new DataTable(byId("agents"), {
+/** @param {HTMLElement} root @param {(id: string) => void} forget */
+function agentTable(root, forget) {
+  return new DataTable(root, {
     caption: "Agents that registered",
     empty: "No agent has registered. `loadmaster agent` measures a live vLLM server.",
     columns: [
@@ -81,12 +83,11 @@ function showAgents(agents, forget) {
       { title: "", value: () => "", show: (one) => el("button", { type: "button", "aria-label": `Forget ${one.agent_id}`, onclick: () => forget(one.agent_id) }, "Forget…") },
     ],
   });
-  table.show(agents);
 }
 
-/** @param {any[]} calibrations */
-function showDrift(calibrations) {
-  const table = new DataTable(byId("drift"), {
+/** @param {HTMLElement} root */
+function driftTable(root) {
+  return new DataTable(root, {
     caption: "Calibrations beside live servers",
     empty: "No agent has compared a live server with its calibration yet.",
     columns: [
@@ -98,5 +99,4 @@ function showDrift(calibrations) {
       { title: "Proposal", value: (one) => one.proposal, wrap: true },
     ],
   });
-  table.show(calibrations);
 }

@@ -19,6 +19,12 @@ const MEASURES = {
   throughput_smape_half_pct: "throughput error %", itl_smape_half_pct: "ITL error %", ttft_smape_half_pct: "TTFT error %",
   starvation_f1: "starvation F1", starvation_auc: "starvation AUC", starvation_brier: "starvation Brier", rows: "held-out runs",
 };
+/** What the chart of accuracy shows of each surrogate. */
+const ACCURACY = [
+  { label: "throughput %", colour: "--series-1", name: "throughput_smape_half_pct" },
+  { label: "ITL %", colour: "--series-3", name: "itl_smape_half_pct" },
+  { label: "TTFT %", colour: "--series-2", name: "ttft_smape_half_pct" },
+];
 const PREDICTORS = { tree: "tree (serves)", teacher: "teacher", physics: "physics alone" };
 
 /** @param {() => void} onChange called once another surrogate is in force */
@@ -32,10 +38,11 @@ export function setUpModelsView(onChange) {
     await recalibrate.open([...new Set(listed.map((one) => one.calibration_id))]);
   };
   const list = async () => {
-    await showOf(byId("calibrations"), "calibrations", ({ calibrations }) => showCalibrations(calibrations));
-    await showOf(byId("surrogates"), "surrogates", ({ surrogates }) => {
-      listed = surrogates;
-      showSurrogates(surrogates, act);
+    await showOf(calibrations, "calibrations", (answer) => calibrations.show(answer.calibrations));
+    await showOf(surrogates, "surrogates", (answer) => {
+      listed = answer.surrogates;
+      surrogates.show(listed);
+      showAccuracy(accuracy, listed);
     });
   };
   /** @param {Surrogate} one @param {"activate"|"roll-back"} what */
@@ -52,12 +59,15 @@ export function setUpModelsView(onChange) {
       await list();
       onChange();
     });
+  const calibrations = calibrationTable(byId("calibrations"));
+  const surrogates = surrogateTable(byId("surrogates"), act);
+  const accuracy = accuracyChart(byId("accuracy"), () => listed);
   return { open };
 }
 
-/** @param {Calibration[]} calibrations */
-function showCalibrations(calibrations) {
-  const table = new DataTable(byId("calibrations"), {
+/** @param {HTMLElement} root */
+function calibrationTable(root) {
+  return new DataTable(root, {
     caption: "Calibrations",
     keyOf: (/** @type {Calibration} */ one) => one.calibration_id + one.calibration_version,
     onChoose: (one) => showDetail(one.calibration_id, calibrationFacts(one)),
@@ -72,21 +82,20 @@ function showCalibrations(calibrations) {
       { title: "Step", value: (one) => one.metrics["step.ms_mape_pct"], show: (one) => error(one.metrics["step.ms_mape_pct"]), num: true },
     ],
   });
-  table.show(calibrations);
 }
 
 /** @param {number|undefined} percents a mean error */
 const error = (percents) => (percents === undefined ? "–" : `${number(percents, 2)} %`);
 
-/** @param {Surrogate[]} surrogates @param {(one: Surrogate, what: "activate"|"roll-back") => void} act */
-function showSurrogates(surrogates, act) {
+/** @param {HTMLElement} root @param {(one: Surrogate, what: "activate"|"roll-back") => void} act */
+function surrogateTable(root, act) {
   const of = (/** @type {string} */ name) => (/** @type {Surrogate} */ one) => one.metrics.tree?.[name];
   const button = (/** @type {Surrogate} */ one) => {
     const what = one.active ? "roll-back" : "activate";
     const onclick = (/** @type {Event} */ event) => (event.stopPropagation(), act(one, what));
     return el("button", { type: "button", "aria-label": `${what} ${one.surrogate_version} of ${one.calibration_id}`, onclick }, one.active ? "Roll back…" : "Activate…");
   };
-  const table = new DataTable(byId("surrogates"), {
+  return new DataTable(root, {
     caption: "Surrogates",
     keyOf: (/** @type {Surrogate} */ one) => one.surrogate_version + one.calibration_id,
     onChoose: (one) => showDetail(`${one.surrogate_version} of ${one.calibration_id}`, ...surrogateFacts(one)),
@@ -102,28 +111,25 @@ function showSurrogates(surrogates, act) {
       { title: "", value: () => "", show: button },
     ],
   });
-  table.show(surrogates);
-  showAccuracy(surrogates);
 }
 
-/** The error of every version, the newest last, so that a worse one is seen. @param {Surrogate[]} surrogates */
-function showAccuracy(surrogates) {
-  const box = byId("accuracy");
-  box.parentElement.hidden = surrogates.length === 0;
-  if (!surrogates.length) return;
-  const series = [
-    { label: "throughput %", colour: "--series-1", name: "throughput_smape_half_pct" },
-    { label: "ITL %", colour: "--series-3", name: "itl_smape_half_pct" },
-    { label: "TTFT %", colour: "--series-2", name: "ttft_smape_half_pct" },
-  ];
-  const chart = new Chart(box, {
+/** The error of every version, the newest last, so that a worse one is seen.
+ * @param {HTMLElement} root @param {() => Surrogate[]} listed those that are shown */
+function accuracyChart(root, listed) {
+  return new Chart(root, {
     name: "Error of each surrogate on held-out twin runs",
-    x: { label: "surrogate", show: (at) => (Number.isInteger(at) && surrogates[at] ? surrogates[at].surrogate_version : "") },
+    x: { label: "surrogate", show: (at) => listed()[at]?.surrogate_version ?? "" },
     y: "smape / 2, %",
     named: true,
-    series: series.map(({ label, colour }) => ({ label, colour, points: true, line: false, show: (value) => number(value, 2) })),
+    series: ACCURACY.map(({ label, colour }) => ({ label, colour, points: true, line: false, show: (value) => number(value, 2) })),
   });
-  chart.show([surrogates.map((_one, at) => at), ...series.map(({ name }) => surrogates.map((one) => one.metrics.tree?.[name] ?? null))]);
+}
+
+/** @param {Chart} chart @param {Surrogate[]} surrogates */
+function showAccuracy(chart, surrogates) {
+  byId("accuracy").parentElement.hidden = surrogates.length === 0;
+  if (!surrogates.length) return;
+  chart.show([surrogates.map((_one, at) => at), ...ACCURACY.map(({ name }) => surrogates.map((one) => one.metrics.tree?.[name] ?? null))]);
 }
 
 /** @param {string} title @param {...Node} content */

@@ -13,7 +13,8 @@ const PAGE_ROWS = 100;
  */
 
 /**
- * A table in `root`.
+ * A table that stands in `root` from its first rows on. It is made once: fresh rows keep the order, the page, the
+ * chosen row and the place of the keyboard.
  * @template R
  */
 export class DataTable {
@@ -24,6 +25,7 @@ export class DataTable {
    *   `filter` is the text that a filter looks in; with `onChoose` rows can be chosen, and `keyOf` tells them apart
    */
   constructor(root, options) {
+    this.root = root;
     this.options = options;
     /** @type {R[]} */
     this.rows = [];
@@ -39,14 +41,19 @@ export class DataTable {
       { class: "table-box", tabindex: 0, role: "region", "aria-label": options.caption },
       el("table", { class: "data" }, el("caption", { class: "unseen" }, options.caption), el("thead", {}, el("tr", {}, ...this.heads)), this.body),
     );
-    root.replaceChildren(this.box, this.foot);
     this.#makeFoot();
   }
 
   /** @param {R[]} rows */
   show(rows) {
     this.rows = rows;
+    if (this.box.parentNode !== this.root) this.root.replaceChildren(this.box, this.foot);
     this.#draw();
+  }
+
+  /** Say in the place of the table why there is none, until rows are shown again. @param {string} text */
+  say(text) {
+    this.root.replaceChildren(el("p", { class: "quiet" }, text));
   }
 
   /** Mark a row as the chosen one. @param {any} key */
