@@ -10,6 +10,7 @@ LONG_RUN = {
     "max_loras": 8,
     "horizon_s": 604_800.0,
 }
+SHORT_RUN = LONG_RUN | {"horizon_s": 60.0}
 
 
 MARK_ROWS = "of => document.querySelectorAll(`${of} tbody tr`).forEach((row) => (row.dataset.old = true))"
@@ -106,6 +107,17 @@ def test_a_list_that_is_kept_fresh_keeps_its_order_and_the_place_of_the_keyboard
     assert column_of(page, "#queues") == before
     assert heading.get_attribute("aria-sort") == "descending"
     assert page.evaluate("document.activeElement.textContent") == "Queue"
+
+
+def test_the_keyboard_stays_on_its_job_when_a_newer_one_comes_before_it(service, open_page):
+    service.client.post("/place", json=skewed_workload(3)).raise_for_status()
+    wait_until(lambda: service.client.get("/jobs").json()["jobs"], timeout_s=PATIENCE_S, what="a job")
+    page, _ = open_page(service, "jobs")
+    page.focus("#jobs-table tbody tr:first-child button")
+    job_id = page.evaluate("document.activeElement.textContent")
+    newer = service.client.post("/simulate", json=SHORT_RUN).json()["job_id"]
+    page.wait_for_selector(f"#jobs-table tbody tr:has-text('{newer}')")
+    assert page.evaluate("document.activeElement.textContent") == job_id
 
 
 def test_a_list_that_could_not_be_fetched_comes_back_in_its_order(service, open_page):

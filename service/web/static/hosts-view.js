@@ -71,9 +71,10 @@ function queueTable(root) {
 function agentTable(root, forget) {
   return new DataTable(root, {
     caption: "Agents that registered",
+    keyOf: (/** @type {any} */ one) => one.agent_id,
     empty: "No agent has registered. `loadmaster agent` measures a live vLLM server.",
     columns: [
-      { title: "Agent", value: (/** @type {any} */ one) => one.agent_id },
+      { title: "Agent", value: (one) => one.agent_id },
       { title: "State", value: (one) => one.state, show: (one) => stateTag(one.state) },
       { title: "GPU", value: (one) => one.gpu_type, show: (one) => `${one.gpu_type}, ${number(one.memory_bytes / BYTES_PER_GIB)} GiB` },
       { title: "Engine", value: (one) => one.engine_version },

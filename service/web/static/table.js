@@ -29,6 +29,8 @@ export class DataTable {
     this.options = options;
     /** @type {R[]} */
     this.rows = [];
+    /** Those of the page that is drawn. @type {R[]} */
+    this.drawn = [];
     this.page = 0;
     this.wanted = "";
     this.sort = options.sort ?? null;
@@ -127,8 +129,9 @@ export class DataTable {
     const first = this.page * PAGE_ROWS;
     const shown = rows.slice(first, first + PAGE_ROWS);
     const held = this.#heldPlace();
+    this.drawn = shown;
     this.body.replaceChildren(...shown.map((row) => this.#row(row)));
-    if (held) this.body.rows[held.line]?.querySelectorAll("button")[held.control]?.focus({ preventScroll: true });
+    if (held) this.#takeUp(held);
     if (!shown.length) {
       const text = this.wanted ? "nothing matches" : (this.options.empty ?? "none");
       this.body.append(el("tr", {}, el("td", { class: "quiet", colspan: this.options.columns.length }, text)));
@@ -144,12 +147,23 @@ export class DataTable {
     this.foot.hidden = this.rows.length === 0 || (pages === 1 && !this.options.filter);
   }
 
-  /** Where in the rows the keyboard is, so that fresh rows do not lose it. */
+  /** Where in the rows the keyboard is, so that fresh rows do not lose it.
+   * @returns {{row: R, line: number, control: number}|null} */
   #heldPlace() {
     const focused = document.activeElement;
     if (!(focused instanceof HTMLElement) || !this.body.contains(focused)) return null;
-    const row = /** @type {HTMLTableRowElement} */ (focused.closest("tr"));
-    return { line: row.sectionRowIndex, control: [...row.querySelectorAll("button")].indexOf(/** @type {any} */ (focused)) };
+    const tr = /** @type {HTMLTableRowElement} */ (focused.closest("tr"));
+    const line = tr.sectionRowIndex;
+    return { row: this.drawn[line], line, control: [...tr.querySelectorAll("button")].indexOf(/** @type {any} */ (focused)) };
+  }
+
+  /** Put the keyboard back on its row, wherever that is now; on the table where the row has gone.
+   * @param {{row: R, line: number, control: number}} held */
+  #takeUp({ row, line, control }) {
+    const { keyOf } = this.options;
+    const at = keyOf ? this.drawn.findIndex((other) => keyOf(other) === keyOf(row)) : line;
+    const button = this.body.rows[at]?.querySelectorAll("button")[control] ?? this.box;
+    button.focus({ preventScroll: true });
   }
 
   /** @param {R} row */
