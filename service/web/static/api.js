@@ -4,12 +4,10 @@ const KEY_NAME = "loadmaster.key";
 
 /** A refused or failed call, in the service's own words. */
 export class Problem extends Error {
-  /** @param {string} detail @param {number} status @param {string} code @param {string|null} field */
-  constructor(detail, status = 0, code = "unreachable", field = null) {
+  /** @param {string} detail @param {number} status 0 where there was no answer */
+  constructor(detail, status = 0) {
     super(detail);
     this.status = status;
-    this.code = code;
-    this.field = field;
   }
 
   /** Whether this service does not have the route that was called. */
@@ -71,10 +69,10 @@ export async function send(method, path, { query, body, signal, key = apiKey(), 
 /** @param {Response} answer @returns {Promise<Problem>} */
 export async function problemOf(answer) {
   try {
-    const { detail, code, field } = await answer.json();
-    return new Problem(detail, answer.status, code, field);
+    const { detail } = await answer.json();
+    return new Problem(detail, answer.status);
   } catch {
-    return new Problem(`the service answered ${answer.status}`, answer.status, "unknown");
+    return new Problem(`the service answered ${answer.status}`, answer.status);
   }
 }
 
@@ -93,5 +91,5 @@ export async function call(method, path, options = {}) {
 /** @param {string} path @param {Record<string, any>} [query] @returns {Promise<any>} */
 export const get = (path, query) => call("GET", path, { query });
 
-/** @param {string} path @param {unknown} [body] @param {Record<string, any>} [query] @returns {Promise<any>} */
-export const post = (path, body, query) => call("POST", path, { body, query });
+/** @param {string} path @param {unknown} [body] @returns {Promise<any>} */
+export const post = (path, body) => call("POST", path, { body });

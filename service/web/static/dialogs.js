@@ -34,7 +34,7 @@ export function setUpKeyDialog(onChange) {
 }
 
 /** Open the key dialog, with what is wrong with the present key. @param {string} why */
-export function askForKey(why) {
+function askForKey(why) {
   const dialog = byId("key-dialog");
   if (dialog.open) return;
   byId("key-input").value = apiKey();
@@ -63,7 +63,7 @@ export function confirmed(title, text, yes) {
 }
 
 /** @param {unknown} error @returns {string} what to tell of it */
-export function describe(error) {
+function describe(error) {
   if (!(error instanceof Problem)) throw error;
   if (error.wantsKey) return apiKey() ? `The service does not accept this key: ${error.message}` : error.message;
   return error.message;
@@ -77,7 +77,7 @@ export function report(error) {
 }
 
 /** @param {string} text */
-export function notice(text) {
+function notice(text) {
   const line = el("div", { class: "notice" }, el("span", {}, text));
   line.append(el("button", { type: "button", onclick: () => line.remove() }, "Put away"));
   byId("notices").replaceChildren(line);

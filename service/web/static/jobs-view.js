@@ -17,7 +17,7 @@ const RUNNING = ["queued", "started"];
 const NUM_ASKED = 200;
 
 /** @param {string} state */
-export const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "");
+const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "");
 
 /** @returns {{open: () => Promise<void>}} what the page calls when this view is opened */
 export function setUpJobsView() {

@@ -42,7 +42,7 @@ export function runningServers({ gpus }) {
 }
 
 /** @param {Record<string, number>} rooms */
-export function smallestRoom(rooms) {
+function smallestRoom(rooms) {
   const values = Object.values(rooms ?? {});
   return values.length ? Math.min(...values) : NaN;
 }

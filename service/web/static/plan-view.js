@@ -84,7 +84,7 @@ export class PlanView {
 }
 
 /** @param {Fleet} fleet @returns {[string, any, string?][]} */
-export function planFigures({ plan, adapters }) {
+function planFigures({ plan, adapters }) {
   const all = totals([...adapters.values()]);
   const { status } = plan.verification;
   return [

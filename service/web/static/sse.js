@@ -10,16 +10,16 @@ const LONGEST_PAUSE_MS = 15_000;
  * again where it ended.
  * @param {string} path
  * @param {(event: {type: string, data: any, id: string}) => boolean|void} onEvent
- * @param {AbortSignal} signal @param {Record<string, any>} [query]
+ * @param {AbortSignal} signal
  * @throws {import("./api.js").Problem} where the service refuses
  */
-export async function follow(path, onEvent, signal, query) {
+export async function follow(path, onEvent, signal) {
   let last = "";
   let pause_ms = FIRST_PAUSE_MS;
   while (!signal.aborted) {
     try {
       const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": last } : {}) };
-      const answer = await send("GET", path, { query, signal, headers });
+      const answer = await send("GET", path, { signal, headers });
       if (!answer.ok) throw await problemOf(answer);
       for await (const event of events(/** @type {ReadableStream<Uint8Array>} */ (answer.body))) {
         last = event.id || last;
