@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { attempt, confirmed } from "./dialogs.js";
 import { announce, byId, el, factList, tag } from "./dom.js";
 import { lasted, moment } from "./format.js";
-import { progressOf } from "./progress.js";
+import { isUnderWay, progressOf } from "./progress.js";
 import { follow } from "./sse.js";
 import { DataTable } from "./table.js";
 
@@ -13,7 +13,6 @@ import { DataTable } from "./table.js";
  *   progress: number|null, detail: string|null, stages: import("./progress.js").Stage[]}} Job */
 
 const STATES = { finished: "good", failed: "bad", started: "warn", cancelled: "bad" };
-const RUNNING = ["queued", "started"];
 const NUM_ASKED = 200;
 
 /** @param {string} state */
@@ -50,7 +49,7 @@ export function setUpJobsView() {
     const { signal } = stream;
     const job = await get(`jobs/${encodeURIComponent(id)}`);
     showJob(job, act);
-    if (!RUNNING.includes(job.state)) return;
+    if (!isUnderWay(job.state)) return;
     await follow(`jobs/${encodeURIComponent(id)}/events`, ({ data }) => showProgress(data), signal);
     if (!signal.aborted) showJob(await get(`jobs/${encodeURIComponent(id)}`), act);
   };
@@ -71,13 +70,13 @@ export function setUpJobsView() {
 /** @param {Job} told how a job stands @returns {boolean} whether more is to come */
 function showProgress(told) {
   byId("job-progress").replaceChildren(...progressOf(told));
-  return RUNNING.includes(told.state);
+  return isUnderWay(told.state);
 }
 
 /** @param {Job} job @param {(job: Job, what: "cancel"|"retry") => void} act */
 function showJob(job, act) {
   const box = byId("job-detail");
-  const can = RUNNING.includes(job.state) ? "cancel" : job.state === "finished" ? null : "retry";
+  const can = isUnderWay(job.state) ? "cancel" : job.state === "finished" ? null : "retry";
   box.hidden = false;
   box.replaceChildren(
     el("header", { class: "card-head" }, el("h3", {}, job.job_id), stateTag(job.state)),

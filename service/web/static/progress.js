@@ -1,9 +1,12 @@
-/** How far a job is, as elements. */
+/** How far a job is. */
 
 import { bar, el } from "./dom.js";
 import { number, percent } from "./format.js";
 
 /** @typedef {{stage: string, started_at_s: number, ended_at_s: number|null, progress: number, detail: string}} Stage */
+
+/** Whether a job, or the replay of a plan, in this state has not ended. @param {string} state */
+export const isUnderWay = (state) => state === "queued" || state === "started";
 
 /**
  * @param {{stage?: string|null, progress?: number|null, detail?: string|null, stages?: Stage[]}} job

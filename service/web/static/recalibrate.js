@@ -4,10 +4,9 @@ import { get, post } from "./api.js";
 import { attempt, confirmed } from "./dialogs.js";
 import { announce, byId, el } from "./dom.js";
 import { counted } from "./format.js";
-import { progressOf } from "./progress.js";
+import { isUnderWay, progressOf } from "./progress.js";
 import { follow } from "./sse.js";
 
-const RUNNING = ["queued", "started"];
 const KIND = "recalibrate";
 
 /** @param {() => void} onPublished called once a recalibration has ended
@@ -77,7 +76,7 @@ async function showUntilItEnds(id) {
   const show = (/** @type {{data: any}} */ { data: job }) => {
     const link = el("p", {}, `Job ${job.job_id}: ${job.state}. `, el("a", { href: "#jobs" }, "All jobs"));
     box.replaceChildren(link, ...progressOf(job), ...(job.error ? [el("p", { class: "bad" }, job.error)] : []));
-    return RUNNING.includes(job.state);
+    return isUnderWay(job.state);
   };
   await follow(`jobs/${encodeURIComponent(id)}/events`, show, new AbortController().signal);
 }

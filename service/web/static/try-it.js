@@ -7,6 +7,7 @@ import { counted } from "./format.js";
 import { nameOf } from "./fleets.js";
 import { exampleWorkload, fleetOf } from "./model.js";
 import { PlanView } from "./plan-view.js";
+import { isUnderWay } from "./progress.js";
 
 const REPLAY_PAUSE_MS = 1500;
 const MAX_REPLAY_TURNS = 60;
@@ -91,7 +92,7 @@ async function followReplay(fleet, view) {
       throw error;
     }
     view.showFigures([]);
-    if (!["queued", "started"].includes(fleet.plan.verification.status)) return;
+    if (!isUnderWay(fleet.plan.verification.status)) return;
   }
 }
 
