@@ -43,6 +43,12 @@ export function tag(text, kind = "") {
   return el("span", { class: `tag ${kind}` }, text);
 }
 
+/** A state in its colour. @param {string} state @param {Record<string, string>} kinds the kind of a tag for each state
+ *   that has one */
+export function stateTag(state, kinds) {
+  return tag(state.replaceAll("_", " "), kinds[state]);
+}
+
 /** A share as a bar. @param {number} share 0 to 1 @param {boolean} [low] */
 export function bar(share, low = false) {
   return el("progress", { max: 1, value: Math.min(1, Math.max(0, share)), class: low ? "low" : null });

@@ -2,15 +2,12 @@
 
 import { call } from "./api.js";
 import { attempt, confirmed, showOf } from "./dialogs.js";
-import { byId, el, tag } from "./dom.js";
+import { byId, el, stateTag, tag } from "./dom.js";
 import { figure, moment, number, percent } from "./format.js";
 import { DataTable } from "./table.js";
 
 const BYTES_PER_GIB = 2 ** 30;
 const STATES = { idle: "good", measuring: "warn", busy: "warn", silent: "bad" };
-
-/** @param {string} state */
-const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "");
 
 /** @returns {{open: () => Promise<void>}} what the page calls when this view is opened */
 export function setUpHostsView() {
@@ -43,7 +40,7 @@ function workerTable(root) {
     empty: "No worker is alive. `loadmaster worker` starts one on the same store.",
     columns: [
       { title: "Worker", value: (/** @type {any} */ one) => one.name },
-      { title: "State", value: (one) => one.state, show: (one) => stateTag(one.state) },
+      { title: "State", value: (one) => one.state, show: (one) => stateTag(one.state, STATES) },
       { title: "Host", value: (one) => one.hostname },
       { title: "Queues", value: (one) => (one.queues ?? []).join(", ") },
       { title: "Job", value: (one) => one.job_id ?? "" },
@@ -75,7 +72,7 @@ function agentTable(root, forget) {
     empty: "No agent has registered. `loadmaster agent` measures a live vLLM server.",
     columns: [
       { title: "Agent", value: (one) => one.agent_id },
-      { title: "State", value: (one) => one.state, show: (one) => stateTag(one.state) },
+      { title: "State", value: (one) => one.state, show: (one) => stateTag(one.state, STATES) },
       { title: "GPU", value: (one) => one.gpu_type, show: (one) => `${one.gpu_type}, ${number(one.memory_bytes / BYTES_PER_GIB)} GiB` },
       { title: "Engine", value: (one) => one.engine_version },
       { title: "Base models", value: (one) => one.base_models.join(", "), wrap: true },

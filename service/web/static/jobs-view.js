@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { attempt, confirmed } from "./dialogs.js";
-import { announce, byId, el, factList, tag } from "./dom.js";
+import { announce, byId, el, factList, stateTag } from "./dom.js";
 import { lasted, moment } from "./format.js";
 import { isUnderWay, progressOf } from "./progress.js";
 import { follow } from "./sse.js";
@@ -14,9 +14,6 @@ import { DataTable } from "./table.js";
 
 const STATES = { finished: "good", failed: "bad", started: "warn", cancelled: "bad" };
 const NUM_ASKED = 200;
-
-/** @param {string} state */
-const stateTag = (state) => tag(state, /** @type {any} */ (STATES)[state] ?? "");
 
 /** @returns {{open: () => Promise<void>}} what the page calls when this view is opened */
 export function setUpJobsView() {
@@ -32,7 +29,7 @@ export function setUpJobsView() {
     columns: [
       { title: "Job", value: (job) => job.job_id },
       { title: "Kind", value: (job) => job.kind },
-      { title: "State", value: (job) => job.state, show: (job) => stateTag(job.state) },
+      { title: "State", value: (job) => job.state, show: (job) => stateTag(job.state, STATES) },
       { title: "Queued", value: (job) => job.created_at, show: (job) => moment(job.created_at) },
       { title: "Ran", value: (job) => job.started_at, show: (job) => lasted(job.started_at, job.ended_at), num: true },
       { title: "Error", value: (job) => job.error, wrap: true },
@@ -79,7 +76,7 @@ function showJob(job, act) {
   const can = isUnderWay(job.state) ? "cancel" : job.state === "finished" ? null : "retry";
   box.hidden = false;
   box.replaceChildren(
-    el("header", { class: "card-head" }, el("h3", {}, job.job_id), stateTag(job.state)),
+    el("header", { class: "card-head" }, el("h3", {}, job.job_id), stateTag(job.state, STATES)),
     el("div", { id: "job-progress", "aria-live": "polite" }, ...progressOf(job)),
     factList([
       ["Kind", job.kind],

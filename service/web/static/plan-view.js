@@ -1,6 +1,6 @@
 /** A plan: its figures, its map, its GPUs as a table, one GPU in full, its adapters. */
 
-import { announce, bar, cloneParts, copyButton, el, factList, showTiles, tag } from "./dom.js";
+import { announce, bar, cloneParts, copyButton, el, factList, showTiles, stateTag, tag } from "./dom.js";
 import { FleetMap } from "./fleet-map.js";
 import { counted, figure, number, percent, risk } from "./format.js";
 import { totals } from "./model.js";
@@ -93,7 +93,7 @@ function planFigures({ plan, adapters }) {
     ["Offered tok/s", number(all.tok_s), `${figure(all.rate_rps)} requests/s`],
     ["Starvation risk", risk(plan.starvation_probability), "of any GPU"],
     ["Feasible", plan.feasible ? tag("yes", "good") : tag("no", "bad"), `plan ${plan.plan_id}`],
-    ["In the twin", tag(status.replace("_", " "), /** @type {any} */ (VERIFIED)[status] ?? ""), `surrogate ${plan.surrogate_version}`],
+    ["In the twin", stateTag(status, VERIFIED), `surrogate ${plan.surrogate_version}`],
   ];
 }
 
