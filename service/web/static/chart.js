@@ -1,6 +1,6 @@
 /** Line charts by uPlot in the page's colours, each with its numbers as a table. */
 
-import { colour, el, onScheme } from "./dom.js";
+import { colour, el, onScheme, plainTable } from "./dom.js";
 
 const HEIGHT_PX = 190;
 const MAX_LISTED = 200;
@@ -86,13 +86,9 @@ export class Chart {
     const { x, series } = this.options;
     const [first] = this.columns;
     const rows = first.map((_value, at) => at).slice(-MAX_LISTED).reverse();
-    this.numbers.replaceChildren(
-      el(
-        "table", { class: "data" },
-        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, x.label), ...series.map(({ label }) => el("th", { scope: "col", class: "num" }, label)))),
-        el("tbody", {}, ...rows.map((at) => el("tr", {}, ...this.columns.map((column, of) => el("td", { class: of ? "num" : null }, shown(column[at], of ? series[of - 1].show : x.show)))))),
-      ),
-    );
+    const titles = [x.label, ...series.map(({ label }) => ({ title: label, num: true }))];
+    const shows = [x.show, ...series.map(({ show }) => show)];
+    this.numbers.replaceChildren(plainTable(titles, rows.map((at) => this.columns.map((column, of) => shown(column[at], shows[of])))));
   }
 }
 

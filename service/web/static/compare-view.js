@@ -2,7 +2,7 @@
 
 import { Problem, get, post } from "./api.js";
 import { attempt } from "./dialogs.js";
-import { announce, byId, el } from "./dom.js";
+import { announce, byId, el, plainTable } from "./dom.js";
 import { counted, number, risk } from "./format.js";
 import { difference } from "./matching.js";
 import { fleetOf, rowsOf, runningServers } from "./model.js";
@@ -114,9 +114,8 @@ function figures(before, after) {
     ["Feasible", (plan) => (plan.feasible ? "yes" : "no")],
     ["Surrogate", (plan) => plan.surrogate_version],
   ];
-  const head = ["", "From", "To"].map((title) => el("th", { scope: "col", class: title ? "num" : null }, title));
-  const lines = rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "num" }, value(before)), el("td", { class: "num" }, value(after))));
-  return el("div", { class: "table-box narrow" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...lines)));
+  const table = plainTable(["", { title: "From", num: true }, { title: "To", num: true }], rows.map(([name, value]) => [name, value(before), value(after)]));
+  return el("div", { class: "table-box narrow" }, table);
 }
 
 /** @param {string} title @param {number[]} gpus */

@@ -70,6 +70,19 @@ export function factList(facts) {
   return el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
 
+/**
+ * A table that only shows: no order, no filter. The first cell of each row names the row.
+ * @param {(string|{title: string, num?: boolean, wrap?: boolean})[]} titles of the columns; `num` is right-aligned
+ * @param {(Node|string|number)[][]} rows
+ */
+export function plainTable(titles, rows) {
+  const columns = titles.map((title) => (typeof title === "string" ? { title } : title));
+  const heads = columns.map(({ title, num }) => (title ? el("th", { scope: "col", class: num ? "num" : null }, title) : el("td")));
+  const [, ...others] = columns.map(({ num, wrap }) => (num ? "num" : wrap ? "wrap" : null));
+  const lines = rows.map(([name, ...values]) => el("tr", {}, el("th", { scope: "row" }, name), ...values.map((value, at) => el("td", { class: others[at] }, value))));
+  return el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...lines));
+}
+
 /** Say something to those who listen to the page. @param {string} text */
 export function announce(text) {
   byId("announcer").textContent = text;

@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { post } from "./api.js";
 import { attempt, confirmed, showOf } from "./dialogs.js";
-import { announce, byId, el, factList, tag } from "./dom.js";
+import { announce, byId, el, factList, plainTable, tag } from "./dom.js";
 import { figure, moment, number } from "./format.js";
 import { setUpRecalibrate } from "./recalibrate.js";
 import { DataTable } from "./table.js";
@@ -155,13 +155,11 @@ function calibrationFacts(one) {
 function surrogateFacts(one) {
   const { lineage } = one;
   const names = Object.keys(MEASURES).filter((name) => Object.values(one.metrics).some((figures) => name in figures));
-  const rows = Object.entries(one.metrics).map(([predictor, figures]) =>
-    el("tr", {}, el("th", { scope: "row" }, /** @type {any} */ (PREDICTORS)[predictor] ?? predictor.replaceAll("_", " ")), ...names.map((name) => el("td", { class: "num" }, figure(figures[name])))),
-  );
-  const head = [el("td"), ...names.map((name) => el("th", { scope: "col", class: "num" }, /** @type {any} */ (MEASURES)[name]))];
+  const titles = ["", ...names.map((name) => ({ title: /** @type {any} */ (MEASURES)[name], num: true }))];
+  const rows = Object.entries(one.metrics).map(([predictor, figures]) => [/** @type {any} */ (PREDICTORS)[predictor] ?? predictor.replaceAll("_", " "), ...names.map((name) => figure(figures[name]))]);
   return [
     one.refused ? el("p", { class: "bad" }, one.refused) : "",
-    el("div", { class: "table-box", tabindex: 0, role: "region", "aria-label": "Figures on held-out twin runs" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows))),
+    el("div", { class: "table-box", tabindex: 0, role: "region", "aria-label": "Figures on held-out twin runs" }, plainTable(titles, rows)),
     factList([
       ["In force since", moment(one.active_since)],
       ["Calibration", `${one.calibration_id}, ${one.calibration_version}`],

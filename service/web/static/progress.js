@@ -1,6 +1,6 @@
 /** How far a job is. */
 
-import { bar, el } from "./dom.js";
+import { bar, el, plainTable } from "./dom.js";
 import { number, percent } from "./format.js";
 
 /** @typedef {{stage: string, started_at_s: number, ended_at_s: number|null, progress: number, detail: string}} Stage */
@@ -21,9 +21,8 @@ export function progressOf({ stage, progress, detail, stages = [] }) {
 
 /** @param {Stage[]} stages those entered, the present one last */
 function stageTable(stages) {
-  const head = ["Stage", "Took", "What it did"].map((title, at) => el("th", { scope: "col", class: at === 1 ? "num" : null }, title));
-  const rows = stages.map(({ stage, started_at_s, ended_at_s, detail }) =>
-    el("tr", {}, el("th", { scope: "row" }, stage), el("td", { class: "num" }, ended_at_s === null ? "under way" : `${number(ended_at_s - started_at_s, 1)} s`), el("td", { class: "wrap" }, detail)),
+  return plainTable(
+    ["Stage", { title: "Took", num: true }, { title: "What it did", wrap: true }],
+    stages.map(({ stage, started_at_s, ended_at_s, detail }) => [stage, ended_at_s === null ? "under way" : `${number(ended_at_s - started_at_s, 1)} s`, detail]),
   );
-  return el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
 }

@@ -1,7 +1,7 @@
 /** The workload in force: totals, how the load is spread, the busiest adapters. */
 
 import { Chart } from "./chart.js";
-import { bar, byId, el, showTiles } from "./dom.js";
+import { bar, byId, el, plainTable, showTiles } from "./dom.js";
 import { figure, number, percent } from "./format.js";
 import { totals } from "./model.js";
 import { adapterColumns } from "./plan-view.js";
@@ -74,16 +74,11 @@ function loadCurve(adapters) {
 function showRanks(adapters) {
   const all = totals(adapters).tok_s || 1;
   const ranks = [...new Set(adapters.map(({ rank }) => rank))].sort((a, b) => a - b);
-  const lines = ranks.map((rank) => {
+  const rows = ranks.map((rank) => {
     const own = totals(adapters.filter((adapter) => adapter.rank === rank));
-    return el(
-      "tr", {},
-      el("th", { scope: "row" }, `rank ${rank}`),
-      el("td", { class: "num" }, number(own.num)),
-      el("td", { class: "num" }, `${number(own.tok_s)} tok/s`),
-      el("td", {}, el("label", {}, el("span", { class: "unseen" }, `share of the load of rank ${rank}`), bar(own.tok_s / all))),
-    );
+    const share = el("label", {}, el("span", { class: "unseen" }, `share of the load of rank ${rank}`), bar(own.tok_s / all));
+    return [`rank ${rank}`, number(own.num), `${number(own.tok_s)} tok/s`, share];
   });
-  const head = ["Rank", "Adapters", "Offered", "Share of the load"].map((title, at) => el("th", { scope: "col", class: at === 1 || at === 2 ? "num" : null }, title));
-  byId("workload-ranks").replaceChildren(el("table", { class: "data" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...lines)));
+  const titles = ["Rank", { title: "Adapters", num: true }, { title: "Offered", num: true }, "Share of the load"];
+  byId("workload-ranks").replaceChildren(plainTable(titles, rows));
 }
