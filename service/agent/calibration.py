@@ -298,7 +298,7 @@ class Session:
             except (PointError, httpx.HTTPError, TimeoutError, OSError) as error:
                 reason = str(error)[:200] or repr(error)
                 log.error("point_failed", key=key, attempt=attempt, reason=reason)  # noqa: TRY400
-                if not self.server.is_running:
+                if not self.server.answers():
                     raise ServerEndedError(f"while {key} was measured: {reason}") from error
                 self.failures[key] = reason
             else:
@@ -340,7 +340,7 @@ class Session:
         try:
             asyncio.run(load_adapters(started.url, directories))
         except (PointError, httpx.HTTPError) as error:
-            if self.server.is_running:
+            if self.server.answers():
                 raise LaunchError(f"adapters cannot be loaded: {error}") from error
             raise ServerEndedError(f"while adapters were loaded: {error!r}") from error
         return Live(

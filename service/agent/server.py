@@ -35,6 +35,7 @@ MARK = "LOADMASTER_STARTED_BY_AGENT_OF"
 SESSION = "server.session"
 POLL_S = 0.25
 STOP_S = 30.0
+ANSWER_S = 30.0
 LOG_TAIL_BYTES = 60_000
 VLLM_ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -105,6 +106,7 @@ class VllmServer:
         self._settings = settings
         self._model = model
         self._shape = shape
+        self._url = f"http://127.0.0.1:{settings.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._log = settings.home / "vllm.log"
 
@@ -128,9 +130,8 @@ class VllmServer:
         began_s = time.monotonic()
         log.info("launching", command=shlex.join(command))
         self._process = _spawn(command, self._settings.home, self._log)
-        url = f"http://127.0.0.1:{self._settings.port}"
         try:
-            while not _is_healthy(url):
+            while not _is_healthy(self._url):
                 self._refuse_if_ended_or_late(began_s)
                 time.sleep(POLL_S)
         except LaunchError as error:
@@ -140,17 +141,17 @@ class VllmServer:
                 raise
             log.info("out_of_memory", error=sign, detail=str(error)[:200])
             return OutOfMemory(error=sign, start_s=time.monotonic() - began_s)
-        return self._describe(url, time.monotonic() - began_s)
+        return self._describe(time.monotonic() - began_s)
 
-    def _describe(self, url: str, start_s: float) -> Started:
-        with httpx.Client(base_url=url, timeout=30) as http:
+    def _describe(self, start_s: float) -> Started:
+        with httpx.Client(base_url=self._url, timeout=30) as http:
             exposition = read_exposition(http.get("/metrics").text, 0.0)
             version = str(http.get("/version").json()["version"])
         if exposition.kv_tokens is None or exposition.block_size is None:
             self.stop()
             raise LaunchError("the server's metrics lack vllm:cache_config_info")
         return Started(
-            url=url,
+            url=self._url,
             kv_tokens=exposition.kv_tokens,
             block_size=exposition.block_size,
             version=engine_version(version),
@@ -166,10 +167,14 @@ class VllmServer:
         if time.monotonic() - began_s > self._settings.start_deadline_s:
             raise LaunchError(f"vLLM did not answer within {self._settings.start_deadline_s:g} s")
 
-    @property
-    def is_running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
+    def answers(self) -> bool:
+        """Tell whether it still answers; while its process is there it is given `ANSWER_S` to."""
+        deadline = time.monotonic() + ANSWER_S
+        while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
+            if _is_healthy(self._url):
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def stop(self) -> None:
         """End the server with all its processes and wait until none is left and the port is free."""

@@ -12,7 +12,7 @@ import pytest
 from service.agent.link import Link, SpooledSink
 from service.agent.local import SMALL_MODEL_NAME, calibrate_locally
 from tests.support.agent_sets import KNOWN, points_of
-from tests.support.agent_site import FAKE_ENGINE_VERSION, JOB, Site, fake_settings
+from tests.support.agent_site import DONE_S, FAKE_ENGINE_VERSION, JOB, Site, fake_settings
 from tests.support.real_vllm import AgentProcess
 from tests.support.service_process import free_port
 from tests.support.waiting import wait_until
@@ -81,7 +81,7 @@ def test_a_second_agent_of_the_same_home_is_refused(site):
     other = AgentProcess(site.settings)
     other.log = site.settings.home.parent / "other.log"
     other.start()
-    assert other.process.wait(60) == 2
+    assert other.process.wait(DONE_S) == 2
     assert "in use by another agent" in other.log.read_text()
 
 

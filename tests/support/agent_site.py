@@ -39,6 +39,16 @@ def fake_settings(directory, **changes):
     return agent_settings(directory / "home", **(known | changes))
 
 
+def engine_of(home):
+    """The process that answers as vLLM does, of the server that an agent of this home started."""
+
+    def is_it(pid):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return len(words) > 1 and Path(words[1].decode()).name == FAKE.name
+
+    return next(pid for pid in server_processes(home) if is_it(pid))
+
+
 class Site:
     """A service, an agent beside it, and somebody who asks for a calibration."""
 
@@ -73,12 +83,7 @@ class Site:
 
     def server(self):
         """The process that answers as vLLM does."""
-
-        def is_it(pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            return len(words) > 1 and Path(words[1].decode()).name == FAKE.name
-
-        return next(pid for pid in self.servers() if is_it(pid))
+        return engine_of(self.settings.home)
 
     def finished_set(self):
         """The measurement set, once it is done; nothing in it is there twice."""

@@ -22,6 +22,7 @@ from service.agent.server import (
 )
 from service.agent.settings import AgentSettings
 from tests.support.agent_sets import manifest
+from tests.support.agent_site import engine_of, fake_settings
 from tests.support.service_process import free_port, is_running
 from tests.support.waiting import wait_until
 
@@ -147,6 +148,16 @@ def test_a_server_that_never_answers_is_ended_at_its_deadline_and_frees_its_port
         server.start(LAUNCH)
     require_free_port(chosen.port)
     assert end_leftovers(tmp_path) == 0
+
+
+def test_a_killed_server_does_not_answer_though_its_keeper_has_not_noticed(tmp_path):
+    chosen = fake_settings(tmp_path)
+    chosen.home.mkdir()
+    with VllmServer(chosen, tmp_path, SHAPE) as server:
+        server.start(LAUNCH)
+        assert server.answers()
+        os.kill(engine_of(chosen.home), signal.SIGKILL)
+        assert not server.answers()
 
 
 def test_slots_and_kv_cache_share_the_budget_that_is_given(tmp_path):
