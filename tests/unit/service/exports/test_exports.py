@@ -8,10 +8,9 @@ from itertools import pairwise
 import kubernetes_validate
 import pytest
 import yaml
-from envoy.config.bootstrap.v3 import bootstrap_pb2
-from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 (registers the type)
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
-from google.protobuf import json_format
+from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,12 +200,14 @@ def test_a_name_that_litellm_would_read_as_something_else_is_refused(name):
         exported("litellm", [name])
 
 
+KNOWN_TYPES = (Router, HttpConnectionManager)
+"""Their import registers them for configurations that hold them by their type's URL."""
+
+
 def envoy_bootstrap(document):
     """Return Envoy's own message of a configuration; an unknown field or type raises."""
-    bootstrap = json_format.ParseDict(document, bootstrap_pb2.Bootstrap())
-    listener = bootstrap.static_resources.listeners[0]
-    manager = http_connection_manager_pb2.HttpConnectionManager()
-    assert listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
+    bootstrap = Bootstrap.from_dict(document)
+    manager = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.unpack()
     return bootstrap, manager.route_config.virtual_hosts[0].routes
 
 
@@ -237,7 +238,7 @@ def test_any_id_comes_back_out_of_every_form_that_names_it(names):
 def test_a_split_adapter_is_weighted_where_the_form_can_and_noted_where_it_cannot():
     (document,) = documents("envoy", ["hot"], ["hot", "b"])
     _, routes = envoy_bootstrap(document)
-    weights = {part.name: part.weight.value for part in routes[0].route.weighted_clusters.clusters}
+    weights = {part.name: part.weight for part in routes[0].route.weighted_clusters.clusters}
     assert weights == {"vllm-0": 500, "vllm-1": 500}
     (config,) = documents("litellm", ["hot"], ["hot", "b"])
     assert [row["litellm_params"].get("weight") for row in config["model_list"]] == [500, 500, None]
