@@ -24,15 +24,18 @@ WITHDRAWN = ""
 """The version of a workload that was withdrawn: told apart from a store that lost its data."""
 
 SWAP = """
-local version = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if version ~= ARGV[2] then return 0 end
+local version = redis.call('HGET', KEYS[1], ARGV[1])
+if version and version ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[5])
 redis.call('PUBLISH', ARGV[6], ARGV[1])
 return 1
 """
-"""Write all of a workload, unless another process has written it since it was read, and tell the others."""
+"""Write all of a workload, unless another process has written it since it was read, and tell the others.
+
+A store that lost its data has no version to overwrite: it takes what follows the one that it had.
+"""
 
 
 class FleetKey(NamedTuple):

@@ -1,9 +1,10 @@
 import pytest
+import redis
 
 from service.process import stop
 from service.schemas import GpusNeededSchema
 from service.services.clock import Clock
-from service.storage.embedded import start_store
+from service.storage.embedded import start_store, store_url
 from tests.integration.conftest import RunningApp, make_settings
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA, QWEN, adapter_document, workload_document
@@ -25,6 +26,10 @@ def fleet(tmp_path):
 
         def start_store(self):
             processes.append(start_store(tmp_path / "store"))
+
+        def lose_data(self):
+            with redis.Redis.from_url(store_url(tmp_path / "store")) as client:
+                client.flushall()
 
     yield Fleet()
     for app in running:
@@ -210,6 +215,25 @@ def test_a_process_that_missed_a_write_writes_after_it_and_none_is_lost(fleet):
         answer = client.patch("/workload", json={"rates": {f"adapter-{number}": 0.3}})
         assert answer.status_code == 200
     assert {row["rate_rps"] for row in client.get("/workload").json()["adapters"]} == {0.3}
+
+
+@pytest.mark.parametrize("change", ["PATCH", "DELETE"])
+def test_what_is_written_after_the_store_lost_its_data_follows_what_the_service_knows(fleet, change):
+    client = fleet.client()
+    client.put("/workload", json=workload_document(3))
+    fleet.lose_data()
+    if change == "PATCH":
+        assert client.patch("/workload", json={"rates": {"adapter-1": 0.3}}).status_code == 200
+    else:
+        assert client.delete("/workload").status_code == 204
+    later = fleet.client()
+    if change == "PATCH":
+        wait_until(lambda: later.get("/plan").status_code == 200, timeout_s=10, what="a later process's plan")
+        rates = [row["rate_rps"] for row in later.get("/workload").json()["adapters"]]
+        assert rates == [row["rate_rps"] for row in client.get("/workload").json()["adapters"]]
+        assert rates[1] == 0.3
+    else:
+        assert client.get("/plan").status_code == 503
 
 
 def test_a_number_once_known_stands_when_nothing_can_be_served(fleet):
