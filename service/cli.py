@@ -16,6 +16,7 @@ from service.commands import (
     dataset_info,
     doctor,
     drill,
+    examples,
     keys,
     paged,
     place_table,
@@ -50,13 +51,13 @@ app.command()(twin.validate)
 app.command()(paged.simulate_paged)
 app.command()(paged.validate_paged)
 app.add_typer(keys.keys_app)
-workload.workload_app.command("import", epilog=workload.IMPORT_EXAMPLES)(workload.import_workload)
+workload.workload_app.command("import")(workload.import_workload)
 app.add_typer(workload.workload_app)
-plan.plan_app.command("export", epilog=plan.EXPORT_EXAMPLES)(plan.export_plan)
+plan.plan_app.command("export")(plan.export_plan)
 app.add_typer(plan.plan_app)
 app.add_typer(versions.surrogates_app)
-report.report_app.command("plan", epilog=report.PLAN_EXAMPLES)(report.report_plan)
-report.report_app.command("validation", epilog=report.VALIDATION_EXAMPLES)(report.report_validation)
+report.report_app.command("plan")(report.report_plan)
+report.report_app.command("validation")(report.report_validation)
 app.add_typer(report.report_app)
 app.add_typer(twin.calibrate_app)
 surrogate.dataset_app.command()(dataset_info.info)
@@ -68,9 +69,10 @@ app.command()(surrogate.evaluate)
 app.command("simulate-scaling")(scaling.simulate_scaling)
 app.command()(run.bench)
 app.command()(drill.drill)
-app.command(epilog=doctor.DOCTOR_EXAMPLES)(doctor.doctor)
+app.command()(doctor.doctor)
 app.command("place-table")(place_table.place_table)
 app.command()(run.openapi)
+examples.show_examples(app)
 
 
 def main() -> None:

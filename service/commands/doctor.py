@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from service.doctor.finding import Finding
     from service.settings import Settings
 
-DOCTOR_EXAMPLES = """
-Examples:
-
-  loadmaster doctor
-
-  LOADMASTER_REDIS_URL=redis://valkey:6379 loadmaster doctor --json
-"""
-
 COLOURS = {"good": "green", "warning": "yellow", "bad": "red"}
 
 

@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
 plan_app = typer.Typer(name="plan", help="Plans.", no_args_is_help=True, add_completion=False)
 
-EXPORT_EXAMPLES = """
-Examples:
-
-  loadmaster place --workload w.json --json > plan.json
-
-  loadmaster plan export plan.json --format vllm > fleet.sh && sh fleet.sh 0
-
-  loadmaster plan export --url http://127.0.0.1:8080 --format kubernetes --namespace llm | kubectl apply -f -
-
-  loadmaster plan export plan.json --format litellm --address http://127.0.0.1:{port} > config.yaml
-"""
-
 _SERVERS = "Servers"
 _ROUTING = "Routing maps"
 

@@ -18,17 +18,6 @@ report_app = typer.Typer(
     add_completion=False,
 )
 
-PLAN_EXAMPLES = """
-Examples:
-
-  loadmaster place --workload w.json --json > plan.json && loadmaster report plan plan.json --out plan.html
-"""
-VALIDATION_EXAMPLES = """
-Examples:
-
-  loadmaster report validation --runs runs.csv --out validation.html
-"""
-
 Out = Annotated[Path, typer.Option("--out", help="HTML file to write.", show_default=False)]
 
 

@@ -21,18 +21,6 @@ workload_app = typer.Typer(
     name="workload", help="Workload documents.", no_args_is_help=True, add_completion=False
 )
 
-IMPORT_EXAMPLES = """
-Examples:
-
-  loadmaster workload import adapters/ access.log > workload.json
-
-  loadmaster workload import adapters/ http://prometheus:9090 --window-s 86400 --quantile 0.95 --out w.json
-
-  loadmaster workload import fleet.csv --column rank=lora_r --base-model llama-3.1-8b-instruct
-
-  loadmaster workload import trace:azure.csv --adapter-column model adapters/
-"""
-
 _SOURCES = "Sources"
 _RATES = "How counts become rates"
 _PROMETHEUS = "Prometheus"
