@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from twin.scatter import ended, scatter
+from twin.validate import baseline_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 
 NUM_WORST = 10
 
-QUANTITIES = (
-    ("throughput_tok_s", "throughput, tok/s"),
-    ("itl_ms", "mean ITL, ms"),
-    ("ttft_incl_unfinished_ms", "TTFT incl. unfinished, ms"),
-)
-
 
 def write_report(
     path: Path, predictions: Sequence[Prediction], document: Mapping[str, Any], *, command: str
@@ -29,6 +24,7 @@ def write_report(
     """Write Markdown to `path` and one PNG for each base model beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     models = list(document["by_model"])
+    baseline = baseline_predictions([row.run for row in predictions])
     lines = [
         "# The twin against measured runs",
         "",
@@ -53,18 +49,10 @@ def write_report(
         if not rows:
             continue
         image = path.with_name(f"{path.stem}-{model}.png")
-        scatter(rows, model).savefig(image)
+        scatter(model, {"twin": rows}, [row for row in baseline if row.run.model == model]).savefig(image)
         lines += [f"## {model}", "", f"![predicted against measured]({image.name})", ""]
         lines += _regimes_table(document, model) + _slots_table(rows) + _worst_table(rows)
     path.write_text("\n".join(lines), encoding="utf-8")
-
-
-def ended(row: Prediction) -> bool:
-    """Return whether a run has a measured and a predicted throughput to compare."""
-    outcome = row.run.outcome
-    return (
-        outcome is not None and math.isfinite(outcome.throughput_tok_s) and row.throughput_tok_s is not None
-    )
 
 
 def relative_error(row: Prediction) -> float:
@@ -136,18 +124,3 @@ def _worst_table(rows: Sequence[Prediction]) -> list[str]:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def scatter(rows: Sequence[Prediction], model: str) -> Figure:
-    """Return a plot of predicted against measured values of runs that `ended`."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
-        measured = np.array([getattr(row.run.outcome, name) for row in rows], dtype=float)
-        predicted = np.array([getattr(row, name) for row in rows], dtype=float)
-        axes.loglog(measured, predicted, ".", markersize=4, alpha=0.6)
-        finite = measured[np.isfinite(measured)]
-        if finite.size:
-            axes.plot([finite.min(), finite.max()], [finite.min(), finite.max()], "k-", linewidth=0.8)
-        axes.set(xlabel=f"measured {label}", ylabel=f"predicted {label}")
-    figure.suptitle(model)
-    return figure

@@ -12,12 +12,17 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
+from models.evaluation import TreePredictor
+from models.evaluation import predict_run as tree_prediction
 from placer.packing import place
 from placer.problem import PlacementProblem
+from service.reports.validation import TREE, TWIN, plot
 from service.services.catalog import load_catalog
 from twin.domain import Adapter, ServerConfig, Workload
+from twin.measured import read_runs
 from twin.memory import kv_tokens
 from twin.simulate import simulate
+from twin.validate import predict_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
 BASE_MODEL, GPU_TYPE = "llama-3.1-8b-instruct", "h100-64gb"
 HERE = Path(__file__).parent
+MEASURED_RUNS = HERE.resolve().parents[2] / "shared" / "data" / "h100_vllm" / "runs.csv"
 SEED = 0
 SLOTS = (8, 16, 32, 64, 96, 128, 160, 192)
 RANKS = (8, 16, 32)
@@ -188,6 +194,23 @@ def a_plan() -> None:
     table(f"600 adapters: {plan.num_gpus} GPUs, lower bound {plan.lower_bound}", header, rows)
 
 
+def measured_runs() -> None:
+    """Draw what `loadmaster report validation` draws, where the measured runs are beside this clone."""
+    if not MEASURED_RUNS.is_file():
+        print(f"\nno picture of measured runs: {MEASURED_RUNS} is not there")  # noqa: T201
+        return
+    measured = read_runs(MEASURED_RUNS)
+    for target in load_catalog().targets.values():
+        calibration = target.calibration
+        runs = [run for run in measured if run.model == calibration.base_model]
+        tree = TreePredictor(surrogate=target.surrogate)
+        predictors = {
+            TWIN: [predict_run(run, calibration) for run in runs],
+            TREE: [tree_prediction(tree, run, calibration) for run in runs],
+        }
+        plot(calibration.base_model, predictors).savefig(HERE / f"runs-{calibration.base_model}.png", dpi=90)
+
+
 def _label(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -203,6 +226,7 @@ def main() -> None:
     who_starves(calibration)
     ranks_cost(calibration)
     a_plan()
+    measured_runs()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from twin.domain import Calibration
+    from twin.measured import MeasuredRun
+    from twin.validate import Prediction
 
 report_app = typer.Typer(
     name="report",
@@ -42,16 +49,52 @@ def report_validation(
     calibration: Annotated[
         list[str] | None, typer.Option(help="Ids or files; the shipped ones if absent.")
     ] = None,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Directory of a surrogate; may be repeated.", show_default="shipped ones"),
+    ] = None,
 ) -> None:
-    """Write how well the twin predicts measured runs, one simulation a run."""
+    """Write how well twin and surrogate predict measured runs, the one-line baseline beside them."""
     from service.commands.twin import calibrations_for  # noqa: PLC0415
-    from service.reports.validation import validation_report  # noqa: PLC0415
+    from service.reports.validation import TREE, TWIN, validation_report  # noqa: PLC0415
     from twin.measured import read_runs  # noqa: PLC0415
-    from twin.validate import predict_runs, summary  # noqa: PLC0415
+    from twin.validate import predict_runs  # noqa: PLC0415
 
     measured = read_runs(runs)
     known = calibrations_for(measured, calibration)
-    predictions = predict_runs(measured, lambda run: known[run.model])
+    predictors = {TWIN: predict_runs(_with_progress(measured), lambda run: known[run.model])}
+    if trees := _tree_predictions(measured, known, surrogate):
+        predictors[TREE] = trees
     command = shlex.join(["loadmaster", *sys.argv[1:]])
-    text = validation_report(predictions, summary(predictions, measured), command)
-    out.write_text(text, encoding="utf-8")
+    out.write_text(validation_report(predictors, command), encoding="utf-8")
+
+
+def _with_progress(runs: Sequence[MeasuredRun]) -> Iterable[MeasuredRun]:
+    """Return the runs; on a terminal a bar on standard error tells how far they are."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import track  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return runs
+    return track(runs, description="simulating", console=console, transient=True)
+
+
+def _tree_predictions(
+    runs: Sequence[MeasuredRun], known: Mapping[str, Calibration], directories: list[Path] | None
+) -> list[Prediction]:
+    """Return what surrogates say of the runs; those of another calibration than the twin's are left out."""
+    from models.evaluation import TreePredictor, predict_run  # noqa: PLC0415
+    from service.commands.surrogate import subjects_of  # noqa: PLC0415
+    from twin.calibration import calibration_sha256  # noqa: PLC0415
+
+    predictions = []
+    subjects = {model: subject for model, (subject, _) in subjects_of(directories).items()}
+    for model, calibration in known.items():
+        subject = subjects.get(model)
+        if subject is None or calibration_sha256(subject.calibration) != calibration_sha256(calibration):
+            typer.echo(f"{model}: no surrogate of {calibration.calibration_id} is compared", err=True)
+            continue
+        tree = TreePredictor(surrogate=subject.surrogate)
+        predictions += [predict_run(tree, run, calibration) for run in runs if run.model == model]
+    return predictions

@@ -186,7 +186,7 @@ def _on_measured_runs(runs: Path, directories: list[Path] | None) -> dict[str, A
     from twin.measured import read_runs  # noqa: PLC0415
 
     return evaluate_runs(
-        read_runs(runs), {name: subject for name, (subject, _) in _subjects(directories).items()}
+        read_runs(runs), {name: subject for name, (subject, _) in subjects_of(directories).items()}
     )
 
 
@@ -198,7 +198,7 @@ def _on_fresh_runs(paths: list[Path], directories: list[Path] | None) -> dict[st
 
     subjects = {
         subject.calibration.calibration_id: (subject, manifest)
-        for subject, manifest in _subjects(directories).values()
+        for subject, manifest in subjects_of(directories).values()
     }
     report: dict[str, Any] = {}
     for path in paths:
@@ -213,7 +213,7 @@ def _on_fresh_runs(paths: list[Path], directories: list[Path] | None) -> dict[st
     return report
 
 
-def _subjects(directories: list[Path] | None) -> Mapping[str, tuple[Subject, Manifest]]:
+def subjects_of(directories: list[Path] | None) -> Mapping[str, tuple[Subject, Manifest]]:
     """Return the surrogates to judge, and what each was trained on, by base model."""
     from models.artifact import SHIPPED, load, load_teacher, read_manifest, shipped_surrogate_ids  # noqa: PLC0415
     from models.evaluation import Subject  # noqa: PLC0415

@@ -2,11 +2,19 @@
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
+
 from service.reports.plan import plan_report
+from service.reports.validation import TREE, TWIN, validation_report
 from service.schemas import PlanSchema
+from tests.support.measured_tables import RUN, write_table
 from tests.support.plans import plan_document
+from twin.measured import read_runs
+from twin.scatter import scatter
+from twin.validate import Prediction
 
 
 class Page(HTMLParser):
@@ -55,3 +63,57 @@ def test_a_plan_without_gpus_says_what_was_not_placed():
     page = Page(report(unplaced=[{"adapter": "a", "code": "overload", "reason": "too much"}]))
     assert "too much" in page.text
     assert page.addresses == []
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    """Three measured runs and what was said of each: right, a tenth off, and far off."""
+    rows = [
+        RUN | {"run_id": f"<{number}>", "tot_tok_s": tok_s} for number, tok_s in enumerate((250, 200, 90))
+    ]
+    runs = read_runs(write_table(tmp_path / "runs.csv", rows))
+    return [
+        Prediction(
+            run=run,
+            fits=True,
+            throughput_tok_s=tok_s,
+            itl_ms=20.0,
+            ttft_ms=50.0,
+            ttft_incl_unfinished_ms=900.0,
+            binding_constraint="slots",
+        )
+        for run, tok_s in zip(runs, (250.0, 215.0, 180.0), strict=True)
+    ]
+
+
+def rows_of(page, first_cell):
+    lines = page.text.splitlines()
+    return lines[lines.index(first_cell) :]
+
+
+def test_a_validation_s_report_sets_twin_tree_and_baseline_beside_each_other(predicted):
+    tree = [replace(row, throughput_tok_s=250.0) for row in predicted]
+    page = Page(validation_report({TWIN: predicted, TREE: tree}, "loadmaster report validation"))
+    within = [cell for cell in rows_of(page, "throughput within 10 %, share of runs") if cell.strip()]
+    assert within[1:3] == ["0.667", "0.333"]
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    worst = rows_of(page, "llama-3.1-8b-instruct: predicted worst")
+    named = [line for line in worst if line.startswith("<")]
+    assert named == ["<2>", "<1>", "<0>"]
+    assert "script" not in page.tags
+
+
+def test_a_figure_draws_each_run_that_ended_for_each_predictor(predicted):
+    unfinished = replace(predicted[0], throughput_tok_s=None)
+    figure = scatter("a model", {TWIN: [*predicted, unfinished], TREE: predicted[:1]})
+    drawn = [
+        sum(len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "None")
+        for axes in figure.axes
+    ]
+    assert drawn == [3, 3, 3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("changes", [{"throughput_tok_s": None}, {"itl_ms": None}])
+def test_a_validation_s_report_is_written_of_runs_that_lack_figures(predicted, changes):
+    lacking = [replace(row, **changes) for row in predicted]
+    assert "one-line baseline" in Page(validation_report({TWIN: lacking}, "made here")).text
