@@ -1,9 +1,9 @@
 # The agent beside a GPU: vLLM's own image, with Loadmaster in an environment of its own.
 # The agent reaches vLLM over HTTP only, so the two need not agree on any package.
-#   docker build -f docker/agent.Dockerfile -t loadmaster-agent .
+#   docker build -f docker/agent.Dockerfile -t loadmaster-agent:0.1.0 .
 #   docker run --gpus all --shm-size 8g -v /models:/models:ro -v agent:/var/lib/loadmaster-agent \
 #     -e LOADMASTER_AGENT_URL=https://loadmaster.example -e LOADMASTER_AGENT_KEY=lm_... \
-#     -e 'LOADMASTER_AGENT_MODELS={"llama-3.1-8b-instruct": "/models/llama-3.1-8b-instruct"}' loadmaster-agent
+#     -e 'LOADMASTER_AGENT_MODELS={"llama-3.1-8b-instruct": "/models/llama-3.1-8b-instruct"}' loadmaster-agent:0.1.0
 ARG VLLM_VERSION=v0.32.0
 FROM vllm/vllm-openai:${VLLM_VERSION}
 
@@ -17,7 +17,7 @@ RUN python3 -m venv /opt/loadmaster/.venv \
     && .venv/bin/python -m pip install --no-cache-dir '.[agent]' -c constraints.txt \
     && useradd --system --uid 10001 --create-home --home-dir /var/lib/loadmaster-agent loadmaster
 
-USER loadmaster
+USER 10001
 WORKDIR /var/lib/loadmaster-agent
 VOLUME /var/lib/loadmaster-agent
 ENV LOADMASTER_AGENT_HOME=/var/lib/loadmaster-agent

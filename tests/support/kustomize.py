@@ -1,6 +1,12 @@
 """Kustomize's resources read, as far as our kustomizations use it: lists of files and folders."""
 
+from pathlib import Path
+
 import yaml
+
+DOCKER = Path(__file__).parents[2] / "docker"
+KUBERNETES = "1.34"
+"""The version whose schemas our resources keep to."""
 
 
 def resources(folder):

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -12,11 +11,9 @@ import yaml
 from service.observability import REGISTRY
 from service.settings import Settings
 from service.storage.jobs import TWIN_QUEUE
-from tests.support.kustomize import resources
+from tests.support.kustomize import DOCKER, KUBERNETES, resources
 from tests.support.public_schemas import COMPOSE, SCALED_OBJECT, TRIGGER_AUTHENTICATION, check
 
-DOCKER = Path(__file__).parents[3] / "docker"
-KUBERNETES = "1.34"
 CUSTOM = {"ScaledObject": SCALED_OBJECT, "TriggerAuthentication": TRIGGER_AUTHENTICATION}
 
 needs_promtool = pytest.mark.skipif(
