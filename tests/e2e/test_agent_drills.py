@@ -78,6 +78,7 @@ def test_a_service_killed_in_mid_calibration_comes_back_and_gets_every_point(sit
 
 
 def test_a_second_agent_of_the_same_home_is_refused(site):
+    wait_until(site.servers, timeout_s=DONE_S, what="the first agent's server")
     other = AgentProcess(site.settings)
     other.log = site.settings.home.parent / "other.log"
     other.start()
