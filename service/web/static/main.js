@@ -14,13 +14,13 @@ import { setUpWhatIf } from "./what-if.js";
 import { setUpWorkloadView } from "./workload-view.js";
 
 const REFRESH_MS = 5000;
-/** Views that are kept fresh while they are open. */
-const LIVE = ["jobs", "hosts"];
 const VIEWS = ["fleet", "workload", "plan", "compare", "models", "jobs", "hosts"];
 
 const fleets = new Fleets();
 /** What views ask for when they are opened. @type {Record<string, () => Promise<void>>} */
 const openers = {};
+/** What keeps a view fresh while it is open. @type {Record<string, () => Promise<void>>} */
+const fresheners = {};
 
 function openName() {
   const wanted = location.hash.slice(1);
@@ -84,7 +84,7 @@ async function keepFresh() {
     await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
     if (document.hidden || byId("key-dialog").open) continue;
     await refresh();
-    if (LIVE.includes(openName())) await openers[openName()]();
+    await fresheners[openName()]?.();
   }
 }
 
@@ -98,9 +98,11 @@ setUpWorkloadView(fleets);
 setUpTryIt(fleets);
 setUpWhatIf(fleets);
 setUpCompareView(fleets);
-openers.jobs = setUpJobsView().open;
-openers.hosts = setUpHostsView().open;
-openers.models = setUpModelsView(refresh).open;
+openers.jobs = fresheners.jobs = setUpJobsView().open;
+openers.hosts = fresheners.hosts = setUpHostsView().open;
+const models = setUpModelsView(refresh);
+openers.models = models.open;
+fresheners.models = models.list; // what is being typed into its form stays
 fleets.addEventListener("fleets", showFleetChoice);
 byId("fleet-choice").addEventListener("change", (/** @type {any} */ event) => fleets.choose(event.target.value).catch(report));
 addEventListener("hashchange", openView);

@@ -27,7 +27,8 @@ const ACCURACY = [
 ];
 const PREDICTORS = { tree: "tree (serves)", teacher: "teacher", physics: "physics alone" };
 
-/** @param {() => void} onChange called once another surrogate is in force */
+/** @param {() => void} onChange called once another surrogate is in force
+ * @returns {{open: () => Promise<void>, list: () => Promise<void>}} what opens it, and what lists versions anew */
 export function setUpModelsView(onChange) {
   /** @type {Surrogate[]} */
   let listed = [];
@@ -62,7 +63,7 @@ export function setUpModelsView(onChange) {
   const calibrations = calibrationTable(byId("calibrations"));
   const surrogates = surrogateTable(byId("surrogates"), act);
   const accuracy = accuracyChart(byId("accuracy"), () => listed);
-  return { open };
+  return { open, list };
 }
 
 /** @param {HTMLElement} root */
