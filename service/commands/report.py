@@ -12,7 +12,7 @@ import typer
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from twin.domain import Calibration
     from twin.measured import MeasuredRun
@@ -55,29 +55,18 @@ def report_validation(
     ] = None,
 ) -> None:
     """Write how well twin and surrogate predict measured runs, the one-line baseline beside them."""
-    from service.commands.twin import calibrations_for  # noqa: PLC0415
+    from service.commands.twin import calibrations_for, with_progress  # noqa: PLC0415
     from service.reports.validation import TREE, TWIN, validation_report  # noqa: PLC0415
     from twin.measured import read_runs  # noqa: PLC0415
     from twin.validate import predict_runs  # noqa: PLC0415
 
     measured = read_runs(runs)
     known = calibrations_for(measured, calibration)
-    predictors = {TWIN: predict_runs(_with_progress(measured), lambda run: known[run.model])}
+    predictors = {TWIN: predict_runs(with_progress(measured), lambda run: known[run.model])}
     if trees := _tree_predictions(measured, known, surrogate):
         predictors[TREE] = trees
     command = shlex.join(["loadmaster", *sys.argv[1:]])
     out.write_text(validation_report(predictors, command), encoding="utf-8")
-
-
-def _with_progress(runs: Sequence[MeasuredRun]) -> Iterable[MeasuredRun]:
-    """Return the runs; on a terminal a bar on standard error tells how far they are."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import track  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return runs
-    return track(runs, description="simulating", console=console, transient=True)
 
 
 def _tree_predictions(

@@ -15,7 +15,7 @@ import typer
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from twin.domain import Calibration
     from twin.measured import MeasuredRun
@@ -137,7 +137,7 @@ def validate(
 
     measured = read_runs(runs)
     known = calibrations_for(measured, calibration)
-    predictions = predict_runs(measured, lambda run: known[run.model])
+    predictions = predict_runs(with_progress(measured), lambda run: known[run.model])
     document = summary(predictions, measured)
     threads = os.cpu_count() or 1
     if noise_floor:
@@ -223,7 +223,7 @@ def cross_validate(measurements: Measurements, json: Json = False) -> None:  # n
         fitted = fit_calibration(measurements, name, command=_command_line(), report=_say)
         for group in sorted({run.group for run in runs if run.model == name}):
             left_out[name, group] = without_group(fitted, group)
-    predictions = predict_runs(runs, lambda run: left_out[run.model, run.group])
+    predictions = predict_runs(with_progress(runs), lambda run: left_out[run.model, run.group])
     _print(summary(predictions, runs), json=json)
 
 
@@ -250,6 +250,18 @@ def calibrations_for(
     if missing := sorted({run.model for run in runs} - known.keys()):
         raise UnknownCalibrationError(f"no calibration of {missing[0]}: give --calibration")
     return known
+
+
+def with_progress(runs: Sequence[MeasuredRun]) -> Iterable[MeasuredRun]:
+    """Return the runs; on a terminal a bar on standard error tells how far they are."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import track  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return runs
+    # Drawing takes time of the one core that is measured: it is done seldom.
+    return track(runs, description="simulating", console=console, transient=True, refresh_per_second=2)
 
 
 def _shape(model_config: Path | None) -> Any:
