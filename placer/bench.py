@@ -11,8 +11,10 @@ import numpy as np
 
 from models.artifact import load_shipped
 from placer.baselines import BASELINES
+from placer.bounds import ROUNDING
 from placer.explain import server_config
 from placer.families import FAMILIES, family_workload
+from placer.kernels.acceptance import MAX_TREE_RISK
 from placer.margins import DEFAULT_MARGINS
 from placer.packing import place
 from placer.problem import PlacementProblem
@@ -23,7 +25,7 @@ from twin.simulate import simulate_requests
 from twin.workload import RequestStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from models.surrogate import Surrogate
     from placer.placement import GpuPlan, Placement
@@ -174,6 +176,8 @@ MARGIN_ROWS: tuple[dict[str, float], ...] = (
     {},
     {"max_rho": 1.0},
     {"max_rho": 1.1},
+    {"max_kv_pressure": 1.0},
+    {"max_kv_pressure": 1.06},
     {"few_kv_requests": 0.0},
     {"few_kv_requests": 40.0},
     {"few_kv_requests": 160.0},
@@ -184,10 +188,15 @@ MARGIN_ROWS: tuple[dict[str, float], ...] = (
     {"min_slots_over_hot": 1.5},
     {"min_served_fraction": 0.92},
     {"min_served_fraction": 0.97},
+    {"risk_share": 0.1},
+    {"risk_share": 0.4},
+    {"risk_share": 1.0},
 )
 """Changes to `placer.margins.DEFAULT_MARGINS`, one at a time; the first row changes nothing."""
 
 MARGIN_SIZES = (100, 600)
+TREE_RISKS = (0.01, 0.05, 0.1, 0.2, 0.3, MAX_TREE_RISK)
+"""What the tree for starvation says at most, row by row; `Margins.risk_share` is read from the table."""
 
 
 def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -195,8 +204,11 @@ def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = No
 
     A margin is chosen so that fewer than `starvation_risk` of the GPUs starve and no more GPUs are
     needed than that takes. Run again whenever the twin or the trees change.
+
+    ``tree_risks`` tells how many GPUs starve of those to which the tree gives a chance up to each of
+    `TREE_RISKS`, and above the one before it, where only the other margins refuse.
     """
-    records = []
+    records, reliability = [], []
     for calibration_id in calibration_ids or shipped_calibration_ids():
         calibration, surrogate = load_calibration(calibration_id), load_shipped(calibration_id)
         instances = [
@@ -220,4 +232,23 @@ def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = No
                     "unplaced": sum(len(plan.unplaced) for plan, _ in placed),
                 }
             )
-    return {"default": asdict(DEFAULT_MARGINS), "rows": records}
+        reliability.append({"calibration_id": calibration_id, "tree_risks": _by_tree_risk(instances)})
+    return {"default": asdict(DEFAULT_MARGINS), "rows": records, "reliability": reliability}
+
+
+def _by_tree_risk(instances: Sequence[_Instance]) -> list[dict[str, float]]:
+    said, starved = [], []
+    for instance in instances:
+        problem = replace(instance.problem, num_trials=0, starvation_risk=MAX_TREE_RISK)
+        placement = place(problem)
+        said += [gpu.predicted.starvation_probability for gpu in placement.gpus]
+        starved += [report.starved for report in replay(placement, problem, seed=instance.seed)]
+    rows = np.searchsorted(TREE_RISKS, np.array(said) / DEFAULT_MARGINS.risk_share - ROUNDING)
+    return [
+        {
+            "tree_risk": tree_risk,
+            "num_gpus": int((rows == row).sum()),
+            "starved_gpus": int(np.array(starved)[rows == row].sum()),
+        }
+        for row, tree_risk in enumerate(TREE_RISKS)
+    ]

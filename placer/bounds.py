@@ -20,9 +20,9 @@ the expression is convex with one knee, so the minimum is at n(X) or at the knee
 
 G is convex and ``G(c X) = c G(X)``, so it is subadditive: G of the whole workload's demand is at most
 the sum over GPUs. A GPU above 1 falls behind, but one little above 1 still serves nine tenths and
-starves nobody, so a GPU may be offered `max_rho`, and rho is never below G. Hence G of the whole over
-the larger of `max_rho` and 1, rounded up, is the bound. It knows nothing of queueing, of the
-surrogate, or of how many adapters a step really holds.
+starves nobody, so a GPU may be offered `max_rho`; rho is never below G. Hence G of the whole over
+the largest of `max_rho`, `max_kv_pressure` and 1, rounded up, is the bound. It knows nothing of
+queueing, of the surrogate, or of how many adapters a step really holds.
 
 Share bound: what makes the placer accept a GPU
 -----------------------------------------------
@@ -36,8 +36,8 @@ adapters, rounded up, is a lower bound, and every bound of one-dimensional bin p
    X = (W, P, C) a second. Its fullest batch is B = min(KV(S) / (C / W), budget / (1 + P / W), seqs), its
    pace there N = W / B = max(C / KV, (W + P) / budget, W / seqs) steps a second, and its load is
    rho = N step(X / N; A, S, R) where A = min(S, active(1 / N) + ...) adapters are in a step.
-   Accepted means rho <= max_rho, and where the cache bounds the batch rho (1 + h) <= 1 with the margin
-   of KV ``h = (few_kv_requests C / (KV W))^2``.
+   Accepted means rho <= max_rho, and where the cache bounds the batch rho (1 + h) <= max_kv_pressure
+   with the margin of KV ``h = (few_kv_requests C / (KV W))^2``.
 2. Cut all GPUs into cells by A, by N, by what bounds the batch, and by whether the active adapters
    have a slot each. In a cell A > A_low, so S is at least the next value of the ladder, which bounds
    KV from above and the slots' cost from below. ``N step(X / N)`` is convex and grows in N, so its
@@ -181,7 +181,8 @@ def lower_bound(problem: PlacementProblem) -> int:
 
 def load_bound(problem: PlacementProblem) -> int:
     """Return the bound that rests on the calibration and `max_rho`."""
-    return math.ceil(workload_utilisation(problem) / max(problem.margins.max_rho, 1.0) * (1 - ROUNDING))
+    fullest = max(problem.margins.max_rho, problem.margins.max_kv_pressure, 1.0)
+    return math.ceil(workload_utilisation(problem) / fullest * (1 - ROUNDING))
 
 
 def martello_toth(shares: NDArray[np.float64]) -> int:

@@ -22,9 +22,10 @@ class Margins:
     ----------
     max_rho
         Offered load over the capacity that the formulas give, at most.
-    few_kv_requests
-        A KV cache that holds about so many requests, or fewer, may fill to a smaller share: its
-        pressure p keeps ``p (1 + (few_kv_requests / requests)^2) <= 1``.
+    max_kv_pressure, few_kv_requests
+        KV tokens needed over KV tokens there, at most. A cache that holds about `few_kv_requests`
+        requests, or fewer, may fill to a smaller share: its pressure p keeps
+        ``p (1 + (few_kv_requests / requests)^2) <= max_kv_pressure``.
     min_slots_over_active, min_slots_over_hot
         Slots over adapters with a request running, and over those with many running nearly always, at
         least, where not every adapter has a slot. The first may wait for each other; a hot one holds
@@ -34,14 +35,19 @@ class Margins:
     quiet_share
         A GPU that uses no more than this share of every limit is quiet. Only such a one may hold more
         adapters than any in training.
+    risk_share
+        Chance of starvation over what the tree for starvation says: of GPUs that keep the margins above,
+        that many fewer starve than of all that the tree was trained on.
     """
 
     max_rho: float = 1.05
+    max_kv_pressure: float = 1.03
     few_kv_requests: float = 80.0
     min_slots_over_active: float = 0.3
     min_slots_over_hot: float = 1.0
     min_served_fraction: float = 0.95
     quiet_share: float = 0.5
+    risk_share: float = 0.2
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,7 +57,7 @@ class Margins:
 
     @cached_property
     def vector(self) -> np.ndarray:
-        """The margins in the order that `placer.kernels.acceptance` reads them, (6,) float64."""
+        """The margins in the order that `placer.kernels.acceptance` reads them, (8,) float64."""
         return np.array([getattr(self, field.name) for field in fields(self)], dtype=np.float64)
 
 

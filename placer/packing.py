@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from placer.problem import PlacementProblem
 
-RISK_RESOLUTION = 0.01
+RISK_RESOLUTION = 0.002
 """The trees do not tell smaller chances apart: no GPU's allowance is below it."""
 
 

@@ -34,18 +34,23 @@ SPARE_SLOTS = 1.25
 MAX_UNSETTLED = 1.015
 """Little's law over the batch that the features settled on, at most, where slots are scarce."""
 
+MAX_TREE_RISK = 0.5
+"""What the tree for starvation may say at most: it is right more often than not."""
+
 REFUSED = 2.0
 """Stands for a probability where the physics refuse."""
 
 # Places of `placer.margins.Margins.vector`.
 (
     MAX_RHO,
+    MAX_KV_PRESSURE,
     FEW_KV_REQUESTS,
     MIN_SLOTS_OVER_ACTIVE,
     MIN_SLOTS_OVER_HOT,
     MIN_SERVED_FRACTION,
     QUIET_SHARE,
-) = range(6)
+    RISK_SHARE,
+) = range(8)
 
 
 class Oracle(NamedTuple):
@@ -56,7 +61,7 @@ class Oracle(NamedTuple):
     surrogate
         `SurrogateArrays` of the surrogate.
     margins
-        (6,) float64, `placer.margins.Margins.vector`.
+        (8,) float64, `placer.margins.Margins.vector`.
     starvation_risk
         Largest probability of starvation that a GPU may have.
     known_adapters, max_adapters
@@ -128,9 +133,10 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
     quiet = margins[QUIET_SHARE]
     has_slots_for_each = scratch[SLOTS_OVER_COUNT] >= 1.0
     is_quiet = rho <= quiet and kv_pressure <= quiet and (has_slots_for_each or slots * quiet >= 1.0)
-    if rho > margins[MAX_RHO] or (served < margins[MIN_SERVED_FRACTION] and not is_quiet):
+    if risk > MAX_TREE_RISK or (served < margins[MIN_SERVED_FRACTION] and not is_quiet):
         return REFUSED
-    if kv_pressure * (1.0 + (margins[FEW_KV_REQUESTS] / scratch[KV_REQUESTS]) ** 2) > 1.0:
+    few_requests = (margins[FEW_KV_REQUESTS] / scratch[KV_REQUESTS]) ** 2
+    if rho > margins[MAX_RHO] or kv_pressure * (1.0 + few_requests) > margins[MAX_KV_PRESSURE]:
         return REFUSED
     if not has_slots_for_each:
         scarce = scratch[SLOTS_OVER_HOT] < margins[MIN_SLOTS_OVER_HOT]
@@ -140,7 +146,7 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
             return REFUSED
     if aggregates[COUNT] > oracle.known_adapters and not is_quiet:
         return REFUSED
-    return risk
+    return margins[RISK_SHARE] * risk
 
 
 @njit(cache=True, nogil=True)

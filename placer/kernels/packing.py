@@ -17,6 +17,7 @@ from models.kernels.features import OUTPUT_TOKENS, SLOTS_OVER_ACTIVE, adapter_te
 from models.kernels.surrogate import evaluate_all
 from placer.kernels.acceptance import (
     REFUSED,
+    RISK_SHARE,
     accepted_choice,
     best_choice,
     last_choice,
@@ -30,7 +31,7 @@ FULL = 1.0 + 1e-9
 """Least shares on one GPU, at most."""
 
 RISK_TIE = 0.005
-"""Starvation probabilities nearer than this are the same: a leaf's share of a few hundred runs."""
+"""Leaves whose starvation probabilities are nearer than this are the same: shares of a few hundred runs."""
 
 SLOTS_FOR_ALL = 1.3
 """Slots over active adapters from which on hardly a request waits for one, as the twin shows."""
@@ -205,7 +206,8 @@ def choose(oracle, fleet, num_gpus, scratch):
         for index in range(last + 1):
             risks[index] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
             least = min(least, risks[index])
-        accepted = min(least + RISK_TIE, max(oracle.starvation_risk, least))
+        tie = RISK_TIE * oracle.margins[RISK_SHARE]
+        accepted = min(least + tie, max(oracle.starvation_risk, least))
         shortest_ms, nobody_waits = np.inf, False
         for index in range(last + 1):
             if risks[index] > accepted:
@@ -225,6 +227,8 @@ def choose(oracle, fleet, num_gpus, scratch):
 def describe(oracle, fleet, num_gpus, features, predicted):
     """Write each GPU's features and predictions at its present `max_loras`.
 
+    The chance of starvation is that of the GPUs that keep every margin, or the tree's where it does not.
+
     Parameters
     ----------
     oracle, fleet, num_gpus
@@ -235,13 +239,12 @@ def describe(oracle, fleet, num_gpus, features, predicted):
         (num_gpus, 5) float64, receives `evaluate_all`'s results.
     """
     for gpu in range(num_gpus):
-        rank_class = fleet.rank_class[gpu]
-        served, risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
-            oracle.surrogate,
-            fleet.aggregates[gpu],
-            oracle.ladders[rank_class, fleet.choice[gpu]],
-            oracle.slot_ranks[rank_class],
-            features[gpu],
+        rank_class, aggregates = fleet.rank_class[gpu], fleet.aggregates[gpu]
+        max_loras, rank = oracle.ladders[rank_class, fleet.choice[gpu]], oracle.slot_ranks[rank_class]
+        risk = starvation_risk_of(oracle, aggregates, max_loras, rank, features[gpu])
+        served, tree_risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
+            oracle.surrogate, aggregates, max_loras, rank, features[gpu]
         )
-        predicted[gpu, 0], predicted[gpu, 1], predicted[gpu, 2] = served, risk, itl_ms
+        predicted[gpu, 0], predicted[gpu, 2] = served, itl_ms
+        predicted[gpu, 1] = risk if risk < REFUSED else tree_risk
         predicted[gpu, 3], predicted[gpu, 4] = ttft_ms, offered_tok_s

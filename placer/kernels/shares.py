@@ -19,6 +19,7 @@ from models.kernels.features import (
 )
 from placer.kernels.acceptance import (
     FEW_KV_REQUESTS,
+    MAX_KV_PRESSURE,
     MAX_RHO,
     MAX_UNSETTLED,
     MIN_SLOTS_OVER_ACTIVE,
@@ -312,7 +313,8 @@ def _cells(calibration, eager_ms, brought, ladder, num_ladder, max_lora_rank, ma
     """
     num_adapters = brought.shape[0]
     full = 1.0 + FLOAT32_SLACK
-    max_rho, few_kv_requests = margins[MAX_RHO] * full, margins[FEW_KV_REQUESTS]
+    max_rho, max_kv_pressure = margins[MAX_RHO] * full, margins[MAX_KV_PRESSURE] * full
+    few_kv_requests = margins[FEW_KV_REQUESTS]
     budget, seqs = calibration[MAX_NUM_BATCHED_TOKENS], calibration[MAX_NUM_SEQS]
     memory, block_size = calibration[MEMORY:LOAD_MS], int(calibration[BLOCK_SIZE])
     nothing = np.zeros(3)
@@ -370,8 +372,8 @@ def _cells(calibration, eager_ms, brought, ladder, num_ladder, max_lora_rank, ma
                 )
                 limit = max_rho
                 if branch == 0:
-                    # Full of KV: rho (1 + (few / requests)^2) <= 1, requests = KV / mean context.
-                    limit = min(max_rho, full)
+                    # Full of KV: rho (1 + (few / requests)^2) is limited, requests = KV / mean context.
+                    limit = min(max_rho, max_kv_pressure)
                     each = kv_load[DECODES] + kv_load[PROMPT] * least_prompt + kv_load[CONTEXT] * least_kv
                     thrash = few_kv_requests**2 * each / (kv * kv)
                     kv_load[CONTEXT] += 2.0 * thrash * mean_context
@@ -391,7 +393,7 @@ def _cells(calibration, eager_ms, brought, ladder, num_ladder, max_lora_rank, ma
                             fast, pace = paces[k], k
                             k += 1 if 0.4 * usual < fast <= 3.0 * usual else 2
                             slow = paces[k] if k < paces.shape[0] else 0.0
-                            if short_of_slots == 0 and slow * fixed_s >= max(max_rho, full):
+                            if short_of_slots == 0 and slow * fixed_s >= max(max_rho, max_kv_pressure, full):
                                 continue
                             if short_of_slots == 1:
                                 # At the operating pace: pace x step(work / pace) <= 1 (+ what is unsettled)
@@ -499,7 +501,7 @@ def least_shares(
     slot_ranks, ladders
         As in `placer.kernels.acceptance.Oracle`.
     margins
-        (6,) float64, `placer.margins.Margins.vector`.
+        (8,) float64, `placer.margins.Margins.vector`.
     pace_ratio
         Steps a second are cut at a geometric row of this ratio.
     bucket_ratio
@@ -514,7 +516,7 @@ def least_shares(
     # --- Paces, and the activity at each; like adapters side by side.
     num_paces = int(np.ceil(np.log(PACE_RANGE) / np.log(pace_ratio))) + 1
     paces = np.empty(num_paces)
-    fullest = max(margins[MAX_RHO], 1.0) * (1.0 + FLOAT32_SLACK)
+    fullest = max(margins[MAX_RHO], margins[MAX_KV_PRESSURE], 1.0) * (1.0 + FLOAT32_SLACK)
     paces[0] = fullest / (1e-3 * calibration[STEP_COEFFICIENTS])
     for k in range(1, num_paces):
         paces[k] = paces[k - 1] / pace_ratio

@@ -35,6 +35,7 @@ FEW_SLOTS = 8
 SPARE_SLOTS = 1.25
 RETRY_BELOW = 0.8
 MAX_UNSETTLED = 1.015
+MAX_TREE_RISK = 0.5
 
 
 @dataclass
@@ -76,8 +77,8 @@ class Oracle:
     def risk(self, rows, max_loras: int) -> float:
         """The starvation probability of a GPU with these adapters, added in this order; 2 for a sure no.
 
-        The capacity by formula, the KV cache's margin, slots for the adapters that are active, and the
-        tree for throughput each have a veto.
+        The capacity by formula, the KV cache's margin, slots for the adapters that are active, and both
+        trees each have a veto.
         """
         aggregates = np.zeros(self.terms.shape[1])
         for row in rows:
@@ -91,13 +92,15 @@ class Oracle:
         asked = {name: features[FEATURE_NAMES.index(name)] for name in ASKED}
         is_loud = self.loud(asked, shares_slots=max_loras < len(rows))
         refused = (
-            asked["rho"] > self.margins.max_rho
+            predicted.starvation_probability > MAX_TREE_RISK
+            or asked["rho"] > self.margins.max_rho
             or (predicted.served_fraction < self.margins.min_served_fraction and is_loud)
-            or asked["kv_pressure"] * (1 + (self.margins.few_kv_requests / asked["kv_requests"]) ** 2) > 1
+            or asked["kv_pressure"] * (1 + (self.margins.few_kv_requests / asked["kv_requests"]) ** 2)
+            > self.margins.max_kv_pressure
             or (max_loras < len(rows) and self.short_of_slots(aggregates, asked, len(rows), server))
             or (len(rows) > limits.known_adapters_per_gpu(self.problem) and is_loud)
         )
-        return 2.0 if refused else predicted.starvation_probability
+        return 2.0 if refused else self.margins.risk_share * predicted.starvation_probability
 
     def short_of_slots(self, aggregates, asked, count: int, server: ServerConfig) -> bool:
         """Whether active adapters outnumber the slots, or the batch that counts them is not settled."""

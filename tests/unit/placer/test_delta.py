@@ -11,6 +11,7 @@ from placer.packing import place
 from tests.support.packing_oracle import Oracle
 from tests.support.packing_problems import make_problem, make_random_workload, make_workload
 from tests.support.twin_cases import num_examples
+from twin.domain import ServerConfig
 
 
 def running(placement):
@@ -115,6 +116,19 @@ def test_a_new_adapter_goes_where_there_is_room_and_moves_nobody():
     assert delta.restarts == delta.opened == ()
 
 
+def test_a_gpu_that_breaks_a_margin_has_the_chance_that_the_tree_gives_it():
+    workload = make_workload([8] * 20, 1.0)
+    problem = make_problem(with_rates(workload, 3.0))
+    delta = re_place(problem, running(place(make_problem(workload))), max_moves=0)
+    (gpu,) = delta.placement.gpus
+    asked_again = problem.surrogate.predict(
+        problem.workload.subset(gpu.rows),
+        ServerConfig(max_loras=gpu.max_loras, max_lora_rank=gpu.max_lora_rank),
+    )
+    assert [row.gpu for row in delta.unmended] == [gpu.gpu]
+    assert gpu.predicted.starvation_probability == asked_again.starvation_probability > 0.5
+
+
 def test_an_adapter_of_a_higher_rank_is_moved_or_its_server_restarted():
     workload = make_workload([8] * 20, 0.1)
     current = running(place(make_problem(workload)))
@@ -127,7 +141,7 @@ def test_an_adapter_of_a_higher_rank_is_moved_or_its_server_restarted():
 def test_a_fleet_that_shrank_gives_back_a_gpu_within_the_moves_allowed():
     workload = make_workload([8] * 60, 2.0)
     current = running(place(make_problem(workload)))
-    quiet = make_problem(with_rates(workload, 0.5))
+    quiet = make_problem(with_rates(workload, 0.25))
     delta = re_place(quiet, current, max_moves=60)
     check_delta(quiet, current, delta, 60)
     assert len(delta.closed) == 1

@@ -131,7 +131,7 @@ def test_an_adapter_that_no_gpu_can_hold_counts_as_one():
     assert bounds.martello_toth(np.array([np.inf, 0.1])) == 2
 
 
-@pytest.mark.parametrize(("name", "within"), [("llama", 0.02), ("qwen", 0.02)])
+@pytest.mark.parametrize(("name", "within"), [("llama", 0.02), ("qwen", 0.03)])
 def test_the_bound_is_tight_for_gpus_full_of_like_adapters(name, within):
     rate = 0.5
     while True:
