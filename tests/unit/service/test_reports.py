@@ -7,11 +7,15 @@ from html.parser import HTMLParser
 
 import pytest
 
+from service.cli import run_command_line
 from service.reports.plan import plan_report
 from service.reports.validation import TREE, TWIN, validation_report
 from service.schemas import PlanSchema
 from tests.support.measured_tables import RUN, write_table
 from tests.support.plans import plan_document
+from tests.support.versions import changed
+from tests.support.workload_documents import LLAMA_CALIBRATION
+from twin.calibration import calibration_to_json
 from twin.measured import read_runs
 from twin.scatter import scatter
 from twin.validate import Prediction
@@ -117,3 +121,17 @@ def test_a_figure_draws_each_run_that_ended_for_each_predictor(predicted):
 def test_a_validation_s_report_is_written_of_runs_that_lack_figures(predicted, changes):
     lacking = [replace(row, **changes) for row in predicted]
     assert "one-line baseline" in Page(validation_report({TWIN: lacking}, "made here")).text
+
+
+def test_a_surrogate_is_compared_where_it_is_of_the_twin_s_calibration_else_named_and_left_out(
+    tmp_path, capsys
+):
+    runs = write_table(tmp_path / "runs.csv", [RUN | {"duration_s": "60"}])
+    other, _ = changed(LLAMA_CALIBRATION, 1)
+    (tmp_path / "other.json").write_text(calibration_to_json(other))
+    out = tmp_path / "report.html"
+    for given, title in (LLAMA_CALIBRATION, "Twin and tree"), (str(tmp_path / "other.json"), "Twin"):
+        arguments = ["--runs", str(runs), "--calibration", given, "--out", str(out)]
+        assert run_command_line(["report", "validation", *arguments]) == 0
+        assert f"{title} against measured runs" in Page(out.read_text()).text
+        assert ("no surrogate of" in capsys.readouterr().err) is (title == "Twin")
