@@ -234,13 +234,13 @@ def _base_model(told: Sequence[Observations], guesses: Guesses, account: _Accoun
     named = next((source.base_model for source in told if source.base_model is not None), None)
     if named is None:
         raise ImportSourceError(
-            f"no source names the base model; give --base-model, one of {', '.join(known)}",
+            f"must be given, for no source names the base model: {' or '.join(known)}",
             field="--base-model",
         )
     found = [model for model in known if _bare(named).endswith(_bare(model))]
     if not found:
         raise ImportSourceError(
-            f"{named} is not calibrated; give --base-model, known are {', '.join(known)}",
+            f"must be {' or '.join(known)}: {named} is not calibrated (`loadmaster agent` calibrates others)",
             field="--base-model",
         )
     account.guessed[f"base_model {found[0]}, from {named}"] += 1
