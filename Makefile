@@ -18,6 +18,7 @@ setup: $(STAMP) ## Make .venv from constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	@echo "Making .venv from constraints.txt: a few minutes, once"
 	"$(PYTHON)" -m venv .venv
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[train,agent,dev]' -c constraints.txt
 	@touch "$(STAMP)"

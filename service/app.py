@@ -153,6 +153,7 @@ async def _live(services: Services) -> None:
 async def _get_ready(services: Services) -> None:
     """Compile what requests need, take up the workload in force, tell that we are ready."""
     context = services.context
+    log.info("getting_ready", what="kernels are compiled or read: a minute or more at the first start")
     await asyncio.to_thread(try_refresh, services.versions)
     await asyncio.to_thread(warm_placement, context.catalog, services.placements)
     show_build(context.catalog)
