@@ -84,11 +84,13 @@ class OptionsSchema(Border):
         description="Replay the plan in the twin and mend it before answering; else `GET /plans/{plan_id}` "
         "tells later.",
     )
-    num_trials: int = Field(
-        default=DEFAULT_NUM_TRIALS,
+    num_trials: int | None = Field(
+        default=None,
         ge=0,
         le=1_000_000,
-        description="Adapters that the search for fewer GPUs may place anew, about; 0 is the first plan.",
+        description="Adapters that the search for fewer GPUs, and for a closer lower bound, may place anew, "
+        "about; 0 is the first plan. Where it is not given: 0 in `POST /place`, which answers in "
+        f"milliseconds, and {DEFAULT_NUM_TRIALS:,} with `verify` and wherever else a workload is planned.",
     )
     max_loras: int | None = Field(
         default=None, ge=1, le=4096, description="Slots of every server; without it, each has its own."

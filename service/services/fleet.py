@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from placer.problem import DEFAULT_NUM_TRIALS
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -171,7 +172,7 @@ class FleetService:
         return found[0]
 
     def _sized(self, document: bytes) -> tuple[Plan, int]:
-        plan = self._placements.plan(document)
+        plan = self._placements.plan(document, default_trials=DEFAULT_NUM_TRIALS)
         return plan, gpus_with_margin(plan.problem, plan.placement, self._settings.rate_noise)
 
     async def _write(self, key: FleetKey, document: bytes, plan: Plan, held: int) -> bool:

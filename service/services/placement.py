@@ -11,7 +11,7 @@ import orjson
 
 from placer.errors import InvalidProblemError
 from placer.explain import vllm_args
-from placer.problem import DEFAULT_MAX_REPLICAS, PlacementProblem
+from placer.problem import DEFAULT_MAX_REPLICAS, DEFAULT_NUM_TRIALS, PlacementProblem
 from placer.replicas import place_replicated
 from placer.verify import HORIZON_S, verify
 from service.errors import InvalidRequestError
@@ -79,8 +79,15 @@ class PlacementService:
         plan = self.plan(document)
         return plan, encode_plan(plan)
 
-    def plan(self, document: bytes) -> Plan:
+    def plan(self, document: bytes, *, default_trials: int = 0) -> Plan:
         """Return the plan for a workload document.
+
+        Parameters
+        ----------
+        document
+            The request body.
+        default_trials
+            `num_trials` of a document that neither gives it nor asks for a replay.
 
         Raises
         ------
@@ -90,7 +97,9 @@ class PlacementService:
         request = read_workload(document, self._settings)
         if request.options.max_moves is not None:
             raise InvalidRequestError("is an option of POST /re-place only", field="options.max_moves")
-        problem = self.problem_of(request)
+        problem = self.problem_of(
+            request, default_trials=DEFAULT_NUM_TRIALS if request.options.verify else default_trials
+        )
         if request.options.verify:
             _check_verifiable(problem, self._settings)
         plan_id, adapter_ids = plan_id_of(document, problem), problem.workload.adapter_ids
@@ -135,8 +144,10 @@ class PlacementService:
         )
         return checked.placement, verification_document(checked)
 
-    def problem_of(self, request: WorkloadRequest) -> PlacementProblem:
-        """Return what a workload document asks for.
+    def problem_of(
+        self, request: WorkloadRequest, *, default_trials: int = DEFAULT_NUM_TRIALS
+    ) -> PlacementProblem:
+        """Return what a workload document asks for, with `default_trials` where it leaves `num_trials` open.
 
         Raises
         ------
@@ -154,7 +165,7 @@ class PlacementService:
                 objective=options.objective,
                 max_gpus=options.max_gpus,
                 starvation_risk=options.starvation_risk,
-                num_trials=options.num_trials,
+                num_trials=default_trials if options.num_trials is None else options.num_trials,
                 max_loras=options.max_loras,
                 max_replicas=DEFAULT_MAX_REPLICAS if options.replicas else 1,
             )
@@ -169,6 +180,7 @@ def plan_id_of(document: bytes, problem: PlacementProblem) -> str:
     digest = hashlib.blake2b(document, digest_size=12)
     digest.update(problem.surrogate.version.encode())
     digest.update(problem.calibration.calibration_id.encode())
+    digest.update(str(problem.num_trials).encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 import pytest
 import redis
 
+from placer.problem import DEFAULT_NUM_TRIALS
 from service.process import stop
 from service.schemas import GpusNeededSchema
 from service.services.clock import Clock
@@ -234,6 +235,19 @@ def test_what_is_written_after_the_store_lost_its_data_follows_what_the_service_
         assert rates[1] == 0.3
     else:
         assert client.get("/plan").status_code == 503
+
+
+def test_a_workload_in_force_is_searched_for_fewer_gpus_and_a_placement_only_if_it_asks(fleet):
+    client = fleet.client()
+    document = workload_document(adapters=[adapter_document(number, rate_rps=2.0) for number in range(60)])
+    in_force = client.put("/workload", json=document).json()
+    first = client.post("/place", json=document).json()
+    searched = document | {"options": {"num_trials": DEFAULT_NUM_TRIALS}}
+    told = ("num_gpus", "gpus", "lower_bound")
+    asked_for = client.post("/place", json=searched).json()
+    assert [in_force[name] for name in told] == [asked_for[name] for name in told]
+    assert first["lower_bound"] < in_force["lower_bound"] <= in_force["num_gpus"] <= first["num_gpus"]
+    assert first["plan_id"] != in_force["plan_id"]
 
 
 def test_a_number_once_known_stands_when_nothing_can_be_served(fleet):

@@ -1,5 +1,6 @@
 import pytest
 
+from placer.problem import DEFAULT_NUM_TRIALS
 from service.schemas_what_if import WhatIfSchema
 from tests.support.workload_documents import LLAMA, adapter_document, workload_document
 
@@ -18,10 +19,10 @@ def hot(num_adapters=60, **changes):
 def test_each_change_is_judged_by_itself_against_the_workload_as_it_is(client):
     changes = [{"scale_rates": 2}, {"scale_rates": 1}, {"name": "fewer slots", "max_loras": 16}]
     answer = asked(client, hot(changes=changes))
-    plan = client.post("/place", json=hot()).json()
-    twice = client.post(
-        "/place", json=hot(adapters=[adapter_document(n, rate_rps=2.0) for n in range(60)])
-    ).json()
+    searched = {"options": {"num_trials": DEFAULT_NUM_TRIALS}}
+    plan = client.post("/place", json=hot(**searched)).json()
+    faster = [adapter_document(number, rate_rps=2.0) for number in range(60)]
+    twice = client.post("/place", json=hot(adapters=faster, **searched)).json()
     assert answer.now.num_gpus == answer.running_gpus == plan["num_gpus"]
     doubled, same, slots = answer.changes
     assert doubled.num_gpus == twice["num_gpus"] == plan["num_gpus"] + doubled.more_gpus
