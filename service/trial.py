@@ -119,11 +119,19 @@ class TrialService:
 
 
 @contextmanager
-def temporary_service(**settings: str) -> Iterator[TrialService]:
-    """Run a service with some settings; yield it once it is ready, end it and remove its files at the end."""
+def temporary_service(
+    environment: Mapping[str, str] | None = None, /, **settings: str
+) -> Iterator[TrialService]:
+    """Run a service with some settings; yield it once it is ready, end it and remove its files at the end.
+
+    Parameters
+    ----------
+    environment
+        Variables besides ours.
+    """
     with tempfile.TemporaryDirectory(prefix="loadmaster-") as directory:
         names = {f"LOADMASTER_{name.upper()}": value for name, value in settings.items()}
-        service = TrialService(Path(directory) / "data", clean_environment(**names))
+        service = TrialService(Path(directory) / "data", clean_environment(**names, **(environment or {})))
         try:
             service.launch()
             yield service

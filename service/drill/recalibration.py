@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +14,7 @@ import redis
 from rq.serializers import JSONSerializer
 
 from models.dataset import read_parquet
+from service.drill.clock import DAY_S, trial_clock, why_no_clock_jumps
 from service.drill.load import CALL_TIMEOUT_S
 from service.drill.measurements import twin_tables
 from service.drill.waiting import POLL_S, holds, wait_for
@@ -23,8 +25,9 @@ from service.storage.jobs import TWIN_QUEUE, job_queue
 from service.trial import temporary_service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from service.drill.clock import TrialClock
     from service.trial import TrialService
 
 LAX = {"gate_slack": "20", "rows_a_batch": "16", "worker_nice": "0", "worker_concurrency": "2"}
@@ -38,10 +41,11 @@ MODEL = "llama-3.1-8b-instruct"
 
 
 class Drill:
-    """One recalibration on one service."""
+    """One recalibration on one service, whose clock can jump where there is a `TrialClock`."""
 
-    def __init__(self, service: TrialService, num_rows: int) -> None:
+    def __init__(self, service: TrialService, num_rows: int, clock: TrialClock | None = None) -> None:
         self.service = service
+        self.clock = clock
         self.num_rows = num_rows
         self.job_id = ""
 
@@ -73,6 +77,11 @@ class Drill:
                 return worker
         return {}
 
+    def jump_to(self, ahead_s: int) -> None:
+        """Set the clock of every process of the service."""
+        assert self.clock is not None, "faults that need a clock are left out without one"
+        self.clock.jump_to(ahead_s)
+
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Return the first true value of a condition; a service that does not answer is asked again."""
         return wait_for(condition, what, deadline_s=DEADLINE_S)
@@ -93,14 +102,42 @@ def kill_worker_of(queue: str, step: str) -> Callable[[Drill], None]:
     """Return a fault: a worker is killed with a step in hand; the step has to be finished by another."""
 
     def fault(drill: Drill) -> None:
-        worker = drill.wait(lambda: drill.working(queue, step) or drill.has_ended(), f"a {step} in hand")
-        if worker is True:
-            raise UsageError("the recalibration ended before this fault: ask for more rows", field=step)
+        worker = in_hand(drill, queue, step)
         os.kill(worker["pid"], signal.SIGKILL)
-        path = f"/jobs/{worker['job_id']}"
-        drill.wait(lambda: drill.call("GET", path)["state"] == "finished", f"the second run of a {step}")
+        wait_for_step(drill, worker["job_id"])
 
     return fault
+
+
+def in_hand(drill: Drill, queue: str, step: str) -> Any:
+    """Return a worker of a queue that has a step in hand, once there is one."""
+    worker = drill.wait(lambda: drill.working(queue, step) or drill.has_ended(), f"a {step} in hand")
+    if worker is True:
+        raise UsageError("the recalibration ended before this fault: ask for more rows", field=step)
+    return worker
+
+
+def wait_for_step(drill: Drill, job_id: str) -> None:
+    """Wait until a step is done."""
+    drill.wait(lambda: drill.call("GET", f"/jobs/{job_id}")["state"] == "finished", f"the end of {job_id}")
+
+
+def set_clock_ahead(drill: Drill) -> None:
+    """Set the clock of store, workers and service a day ahead in a batch, which is finished all the same."""
+    worker = in_hand(drill, "twin", "_batch_")
+    drill.jump_to(DAY_S)
+    wait_for_step(drill, worker["job_id"])
+
+
+def set_clock_back(drill: Drill) -> None:
+    """Kill a worker in a batch and set the clock back by a day; another worker has to run the batch.
+
+    What says until when the batch is the dead one's lies a day ahead then.
+    """
+    worker = in_hand(drill, "twin", "_batch_")
+    os.kill(worker["pid"], signal.SIGKILL)
+    drill.jump_to(0)
+    wait_for_step(drill, worker["job_id"])
 
 
 def kill_store(drill: Drill) -> None:
@@ -157,15 +194,30 @@ def kill_service(drill: Drill) -> None:
     drill.service.launch()
 
 
-FAULTS: tuple[tuple[str, str, Callable[[Drill], None]], ...] = (
-    ("fitting", "the trainer is killed while it fits", kill_worker_of("train", "_fit_")),
-    ("simulating", "a worker is killed in a batch", kill_worker_of("twin", "_batch_")),
-    ("simulating", "the store is killed", kill_store),
-    ("simulating", "a poison job kills what runs it", poison),
-    ("simulating", "the trainer's disk is full", fill_disk),
-    ("training", "the trainer is killed while it trains", kill_worker_of("train", "_train_")),
-    ("validating", "the service is killed while it publishes", kill_service),
+Fault = tuple[str, str, Callable[[Drill], None]]
+"""The stage that it is for, its name, and what does it."""
+
+CLOCK_FAULTS: tuple[Fault, ...] = (
+    ("simulating", "the clock jumps ahead by a day in a batch", set_clock_ahead),
+    ("simulating", "the clock jumps back by a day and a worker is killed in a batch", set_clock_back),
 )
+CLOCKLESS_FAULTS: tuple[Fault, ...] = (
+    ("simulating", "a worker is killed in a batch", kill_worker_of("twin", "_batch_")),
+)
+"""What is tried in place of them where no clock can jump."""
+
+
+def faults_with(clock: TrialClock | None) -> tuple[Fault, ...]:
+    """Return the faults in their order."""
+    return (
+        ("fitting", "the trainer is killed while it fits", kill_worker_of("train", "_fit_")),
+        *(CLOCK_FAULTS if clock is not None else CLOCKLESS_FAULTS),
+        ("simulating", "the store is killed", kill_store),
+        ("simulating", "a poison job kills what runs it", poison),
+        ("simulating", "the trainer's disk is full", fill_disk),
+        ("training", "the trainer is killed while it trains", kill_worker_of("train", "_train_")),
+        ("validating", "the service is killed while it publishes", kill_service),
+    )
 
 
 def recalibration_drill(num_rows: int, *, fast: bool = False) -> dict[str, Any]:
@@ -178,16 +230,23 @@ def recalibration_drill(num_rows: int, *, fast: bool = False) -> dict[str, Any]:
     fast
         Notice dead workers in seconds, for tests; else with the settings of an installation.
     """
+    with trial_clock() as clock:
+        return _drilled(num_rows, LAX | (FAST if fast else {}), clock)
+
+
+def _drilled(num_rows: int, settings: Mapping[str, str], clock: TrialClock | None) -> dict[str, Any]:
     started = time.monotonic()
-    with temporary_service(**LAX, **(FAST if fast else {})) as service:
-        drill = Drill(service, num_rows)
+    skipped = [name for _, name, _ in CLOCK_FAULTS] if clock is None else []
+    with temporary_service({} if clock is None else clock.environment, **settings) as service:
+        drill = Drill(service, num_rows, clock)
         drill.begin(twin_tables())
-        faults = [_suffer(drill, *fault) for fault in FAULTS]
+        faults = [_suffer(drill, *fault) for fault in faults_with(clock)]
         job = drill.wait(lambda: _ended(drill.job()), "the end of the recalibration")
         is_active = _is_active(drill, job["surrogate_version"])
         counted = _rows(drill)
     return {
         "faults": faults,
+        "skipped": [{"fault": name, "reason": why_no_clock_jumps()} for name in skipped],
         "stage": job["stage"],
         "error": job["error"],
         "rows_asked_for": num_rows,

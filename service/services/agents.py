@@ -86,18 +86,14 @@ class AgentService:
 
     def _view(self, agent: AgentRecord, tasks: Sequence[MeasuringTask], now_s: float) -> AgentView:
         held = self._held(agent.agent_id, tasks, now_s)
-        silent = now_s - agent.seen_at_s > self.lease_s
+        silent = not _is_alive(agent, now_s, self.lease_s)
         return AgentView(
             record=agent, state="silent" if silent else "measuring" if held else "idle", task=held
         )
 
     def _held(self, agent_id: str, tasks: Sequence[MeasuringTask], now_s: float) -> MeasuringTask | None:
         return next(
-            (
-                task
-                for task in tasks
-                if task.state == "measuring" and task.agent_id == agent_id and task.lease_until_s > now_s
-            ),
+            (task for task in tasks if task.agent_id == agent_id and _is_leased(task, now_s, self.lease_s)),
             None,
         )
 
@@ -156,8 +152,8 @@ class AgentService:
 
     def _take(self, task: MeasuringTask, agent: AgentRecord, now_s: float) -> MeasuringTask | None:
         def lease(current: MeasuringTask) -> MeasuringTask | None:
-            others = current.agent_id != agent.agent_id and current.lease_until_s > now_s
-            if current.state in ENDED or (current.state == "measuring" and others):
+            is_others = current.agent_id != agent.agent_id and _is_leased(current, now_s, self.lease_s)
+            if current.state in ENDED or is_others:
                 return None
             return replace(
                 current, state="measuring", agent_id=agent.agent_id, lease_until_s=now_s + self.lease_s
@@ -277,7 +273,8 @@ class AgentMeasuring:
         """Ask agents for a measurement set, once for each job; tasks that ended long ago are forgotten."""
         now_s = self._clock.wall_s()
         for task in self._store.tasks():
-            if task.state in ENDED and now_s - task.asked_at_s > KEPT_S:
+            is_old = task.state in ENDED and now_s - task.asked_at_s > KEPT_S
+            if is_old and task.job_id != job_id:
                 self._store.forget_task(task.job_id)
         self._store.add_task(MeasuringTask(job_id=job_id, asked_at_s=now_s, **asdict(target)))
 
@@ -292,7 +289,7 @@ class AgentMeasuring:
             )
         if task.state == "failed":
             return MeasuringOutcome(state="failed", progress=task.progress, reason=task.reason)
-        if task.state == "measuring" and task.lease_until_s > self._clock.wall_s():
+        if _is_leased(task, self._clock.wall_s(), self._settings.agent_lease_s):
             return MeasuringOutcome(
                 state="measuring", progress=task.progress, reason=f"the agent {task.agent_id} measures"
             )
@@ -305,7 +302,7 @@ class AgentMeasuring:
     def _why_it_waits(self, task: MeasuringTask) -> str:
         now_s = self._clock.wall_s()
         fitting = [agent for agent in self._store.agents() if can_measure(agent, task)]
-        alive = [agent for agent in fitting if now_s - agent.seen_at_s <= self._settings.agent_lease_s]
+        alive = [agent for agent in fitting if _is_alive(agent, now_s, self._settings.agent_lease_s)]
         failed = f"; the last one failed: {task.reason}" if task.reason else ""
         if alive:
             return f"{len(alive)} agents can measure it, the next one that is free will{failed}"
@@ -313,6 +310,16 @@ class AgentMeasuring:
         if fitting:
             return f"every agent for {kind} is silent{failed}"
         return f"no agent for {kind} has registered{failed}"
+
+
+def _is_leased(task: MeasuringTask, now_s: float, lease_s: float) -> bool:
+    """Tell whether a task is an agent's; a lease longer than any is of a time before the clock went back."""
+    return task.state == "measuring" and now_s < task.lease_until_s <= now_s + lease_s
+
+
+def _is_alive(agent: AgentRecord, now_s: float, lease_s: float) -> bool:
+    """Tell whether an agent was heard of lately, and not after now: the clock has gone back then."""
+    return abs(now_s - agent.seen_at_s) <= lease_s
 
 
 def can_measure(agent: AgentRecord, task: MeasuringTask) -> bool:

@@ -16,6 +16,7 @@ import structlog
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.observability import RECALIBRATION_STAGE
 from service.services.rounds import survived
+from service.storage.connection import hold
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.recalibrations import PREFIX, Recalibration, RecalibrationStore, StageRecord
 from service.storage.steps import Step, StepQueue
@@ -209,7 +210,7 @@ class RecalibrationService:
     def tick(self) -> None:
         """Advance everything that is under way; one process at a time does."""
         period_ms = max(1, round(500 * self._settings.refresh_interval_s))
-        if not self._client.set(TICK_LOCK, 1, nx=True, px=period_ms):
+        if not hold(self._client, TICK_LOCK, period_ms):
             return
         for one in self._store.under_way():
             self.advance(one.job_id)

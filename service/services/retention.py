@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from service.settings import Settings
     from service.storage.files import FileExchange
 
 log = structlog.get_logger()
 
 
-def forget_old_datasets(files: FileExchange, settings: Settings, *, keep: str) -> list[str]:
+def forget_old_datasets(
+    files: FileExchange, settings: Settings, *, keep: str, under_way: Collection[str]
+) -> list[str]:
     """Remove all but the newest data sets of a calibration, and return their names.
 
     Parameters
     ----------
     keep
         Name of the data set just written, ``datasets/<calibration id>/<hash>``, which stays in any case.
+    under_way
+        Recalibrations whose parts stay, however old the clock takes them for.
     """
     folder = (settings.data_dir / keep).parent
     found = sorted(
@@ -33,15 +39,15 @@ def forget_old_datasets(files: FileExchange, settings: Settings, *, keep: str) -
     removed = [name for name in old if name != keep]
     for name in removed:
         files.forget(name)
-    _forget_left_parts(settings)
+    _forget_left_parts(settings, under_way)
     if removed:
         log.info("datasets_forgotten", names=removed)
     return removed
 
 
-def _forget_left_parts(settings: Settings) -> None:
+def _forget_left_parts(settings: Settings, under_way: Collection[str]) -> None:
     """Remove the parts of recalibrations that were given up longer ago than they may be tried again."""
     oldest_s = time.time() - settings.result_ttl_s
     for path in (settings.data_dir / "datasets" / ".parts").glob("*"):
-        if path.stat().st_mtime < oldest_s:
+        if path.name not in under_way and path.stat().st_mtime < oldest_s:
             shutil.rmtree(path, ignore_errors=True)

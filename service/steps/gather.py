@@ -11,6 +11,7 @@ from models.dataset import COLUMNS, Dataset, assemble, write_parquet, write_part
 from service.errors import TooLargeError
 from service.services.retention import forget_old_datasets
 from service.steps.bench import bench
+from service.storage.recalibrations import RecalibrationStore
 from service.storage.waves import Wave
 
 if TYPE_CHECKING:
@@ -68,5 +69,6 @@ def _finish(here: Bench, dataset: Dataset) -> dict[str, Any]:
     }
     here.recalibrations.complete(here.job.job_id, here.job.generation, "simulating", "training", dataset=made)
     shutil.rmtree(here.parts, ignore_errors=True)
-    forget_old_datasets(here.files, here.settings, keep=name)
+    under_way = [one.job_id for one in RecalibrationStore(here.client).under_way()]
+    forget_old_datasets(here.files, here.settings, keep=name, under_way=under_way)
     return made

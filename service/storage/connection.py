@@ -26,6 +26,14 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
 
+HOLD = """
+local left_ms = redis.call('PTTL', KEYS[1])
+if left_ms >= 0 and left_ms <= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+return 1
+"""
+"""Take a key for a while. One held for longer than anyone may: the store's clock has gone back since."""
+
 
 def url_of(settings: Settings) -> str:
     """Return where the store is: the configured one, else the embedded one."""
@@ -66,3 +74,8 @@ def swap_field(client: redis.Redis, key: str, name: str, old: bytes, new: bytes)
         As it was read; empty where there was none.
     """
     return bool(client.eval(SWAP_FIELD, 1, key, name, old, new))  # type: ignore[arg-type]
+
+
+def hold(client: redis.Redis, key: str, period_ms: int) -> bool:
+    """Take a key for a period at most, however the store's clock jumps; False where another has it."""
+    return bool(client.eval(HOLD, 1, key, period_ms))  # type: ignore[arg-type]

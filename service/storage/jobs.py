@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import WatchError
 from rq import Queue, Retry
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, NoSuchJobError
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.utils import as_text, now
+from rq.utils import as_text, missing_keys, now
+from rq.worker_registration import clean_worker_registry, get_keys
 from structlog.contextvars import get_contextvars
 
 from service.errors import ConflictError, NotFoundError, OverloadedError
-from service.storage.connection import store_call
+from service.storage.connection import hold, store_call
+from service.storage.leases import LeaseRegistry, Silences, TransitQueue, delete_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     import redis
+    from rq.worker.base import BaseWorker
 
     from service.settings import Settings
 
@@ -34,6 +35,11 @@ INDEX_KEY = "loadmaster:jobs"
 INDEX_LENGTH = 10_000
 LOCK_S = 30
 DUE_LOCK_MS = 900
+LISTED_BEYOND_TTL_S = 60
+"""RQ lists a worker for its `worker_ttl` and so much after its last sign of life."""
+
+CLOCK_SLACK_S = 5.0
+"""What the clocks of two hosts may differ by without a word."""
 
 JobState = Literal["queued", "started", "finished", "failed", "cancelled"]
 
@@ -46,36 +52,64 @@ _STATES: Mapping[JobStatus, JobState] = {
 }
 
 
-class TransitQueue(IntermediateQueue):
-    """RQ's queue of jobs on their way to a worker, given back sooner when that worker is gone."""
-
-    lost_after: timedelta
-
-    def should_be_cleaned_up(self, job_id: str) -> bool:
-        """Tell whether a job was seen here, with no worker that runs it, for `lost_after`."""
-        first_seen = self.get_first_seen(job_id)
-        return first_seen is not None and now() - first_seen > self.lost_after
-
-
 class JobQueue(Queue):
-    """RQ's queue with limits that recover from a killed worker in seconds.
+    """RQ's queue with limits that recover from a killed worker in seconds, whatever the clocks say.
 
     RQ holds its maintenance lock for 15 minutes: a worker killed with the lock would stop all
     recovery for that long. And it leaves a job that was taken but not begun for over a minute.
     """
 
-    lost_after_s = 20
+    lost_after_s: float = 20.0
+    longest_pause_s: float = 30.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.leases_seen, self.transit_seen = Silences(), Silences()
 
     def acquire_maintenance_lock(self) -> bool:
         """Take the lock for `LOCK_S`; False where another worker has it."""
-        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=LOCK_S))
+        return hold(self.connection, self.registry_cleaning_key, 1000 * LOCK_S)
 
     @property
-    def intermediate_queue(self) -> IntermediateQueue:
+    def started_job_registry(self) -> LeaseRegistry:
+        """Return the jobs that run."""
+        registry = LeaseRegistry(queue=self, job_class=self.job_class, serializer=self.serializer)
+        registry.silences, registry.lost_after_s = self.leases_seen, self.lost_after_s
+        return registry
+
+    @property
+    def intermediate_queue(self) -> TransitQueue:
         """Return the jobs on their way to a worker."""
         transit = TransitQueue(self.key, connection=self.connection)
-        transit.lost_after = timedelta(seconds=self.lost_after_s)
+        transit.silences, transit.lost_after_s = self.transit_seen, self.lost_after_s
         return transit
+
+    def observe(self) -> None:
+        """Take notice of what runs and what is on its way; to be called every few seconds."""
+        self.started_job_registry.observe()
+        self.intermediate_queue.observe()
+
+    def give_back_lost(self, worker: BaseWorker) -> None:
+        """Queue again what dead workers had, and drop what the lists still name and nobody has."""
+        self.started_job_registry.cleanup(exception_handlers=worker._exc_handlers)  # noqa: SLF001 (as RQ does)
+        self.intermediate_queue.cleanup(worker, self)
+        self.finished_job_registry.cleanup()
+        self._forget_expired_failures()
+        self._forget_dead_workers(worker.worker_ttl + LISTED_BEYOND_TTL_S)
+
+    def _forget_dead_workers(self, longest_s: int) -> None:
+        """Drop workers that have expired; one that would live longer than any may is not believed."""
+        for key in get_keys(self):
+            if int(self.connection.ttl(key)) > longest_s:  # type: ignore[arg-type]
+                self.connection.expire(key, longest_s)
+        clean_worker_registry(self)
+
+    def _forget_expired_failures(self) -> None:
+        """Drop the names of dead letters that have expired; RQ would by the calendar of this host."""
+        registry = self.failed_job_registry
+        names = {Job.key_for(job_id): job_id for job_id in registry.get_job_ids(cleanup=False)}
+        for key in missing_keys(self.connection, list(names)):
+            self.connection.zrem(registry.key, names[key])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,18 +142,22 @@ def job_queue(name: str, client: redis.Redis, settings: Settings) -> JobQueue:
     """Return a queue: ``twin`` of simulations, ``train`` of what fits, trains and judges."""
     queue = JobQueue(name, connection=client, serializer=JSONSerializer)
     queue.lost_after_s = settings.job_heartbeat_s
+    queue.longest_pause_s = max(settings.retry_pauses_s)
     return queue
 
 
-def enqueue_due(queue: Queue) -> None:
+def enqueue_due(queue: JobQueue) -> None:
     """Queue jobs whose pause before another try is over; one worker at a time does.
 
-    RQ has a process of its own for it, which would be one more to supervise.
+    RQ has a process of its own for it, which would be one more to supervise. A pause that ends later than any
+    pause can was written by a clock that has gone back since, or that is ahead: it is over.
     """
     client, registry = queue.connection, queue.scheduled_job_registry
-    if not client.set(f"rq:due:{queue.name}", 1, nx=True, px=DUE_LOCK_MS):
+    if not hold(client, f"rq:due:{queue.name}", DUE_LOCK_MS):
         return
-    for job_id in registry.get_jobs_to_schedule():
+    beyond_s = now().timestamp() + queue.longest_pause_s + CLOCK_SLACK_S
+    never = [as_text(name) for name in client.zrangebyscore(registry.key, beyond_s, "+inf")]  # type: ignore[union-attr]
+    for job_id in [*registry.get_jobs_to_schedule(), *never]:
         with client.pipeline() as pipeline:
             registry.remove(job_id, pipeline=pipeline)
             with suppress(NoSuchJobError):
@@ -151,7 +189,7 @@ class JobStore:
             if known is not None and _state(known) != "failed":
                 return _record(known)
             if known is not None:
-                known.delete()
+                delete_job(known)
             if self._queue.count >= self._settings.max_queued_jobs:
                 raise OverloadedError("too many jobs are waiting", retry_after_s=30)
             try:

@@ -48,10 +48,15 @@ local known = redis.call('HGET', KEYS[2], ARGV[3])
 if known and redis.call('HEXISTS', KEYS[1], known) == 1 then return known end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[3], ARGV[1])
-redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+local newest = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+local at_s = math.max(tonumber(ARGV[4]), tonumber(newest[2] or 0) + 0.000001)
+redis.call('ZADD', KEYS[3], string.format('%.6f', at_s), ARGV[1])
 return ARGV[1]
 """
-"""Keep a document unless its target has a job under way, whose id is returned."""
+"""Keep a document unless its target has a job under way, whose id is returned.
+
+It is the newest, also where the clock has gone back since the one before.
+"""
 
 SWAP = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
@@ -148,8 +153,12 @@ class Recalibration:
         return self.stage in ENDED
 
     def entered(self, stage: Stage, now_s: float, *, detail: str = "", **changes: Any) -> Recalibration:
-        """Return it in another stage; the present one ends, complete unless the other is a failure."""
+        """Return it in another stage; the present one ends, complete unless the other is a failure.
+
+        None ends before it began, also where the clock has gone back meanwhile.
+        """
         last = self.stages[-1]
+        now_s = max(now_s, last.started_at_s)
         is_complete = stage not in {"failed", "cancelled"}
         ended = replace(last, ended_at_s=now_s, progress=1.0 if is_complete else last.progress)
         entered = StageRecord(

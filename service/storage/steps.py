@@ -16,6 +16,7 @@ from rq.worker_registration import clean_worker_registry
 
 from service.storage.connection import store_call
 from service.storage.jobs import QUEUES, TRAIN_QUEUE, job_queue, last_line
+from service.storage.leases import delete_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,7 @@ class StepQueue:
         with store_call():
             known = self._find(step.step_id)
             if known is not None:
-                known.delete()
+                delete_job(known)
             with suppress(DuplicateJobError, WatchError):
                 self._enqueue(step)
 
@@ -88,7 +89,7 @@ class StepQueue:
                 with suppress(InvalidJobOperation):
                     send_stop_job_command(self._client, step_id, serializer=JSONSerializer)
             else:
-                known.delete()
+                delete_job(known)
 
     def num_workers(self, queue: str) -> int:
         """Return how many workers listen to a queue."""

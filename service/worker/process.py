@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from contextlib import suppress
+from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,8 @@ import redis
 import structlog
 from rq import Worker
 from rq.serializers import JSONSerializer
+from rq.utils import now
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, register
 from structlog.contextvars import bind_contextvars
 
 from service.factory import build_recalibrations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from rq.executions import Execution
     from rq.job import Job
     from rq.queue import Queue
 
@@ -47,13 +51,25 @@ log = structlog.get_logger()
 
 
 class JobWorker(Worker):
-    """RQ's worker (a fork a job) whose jobs are given back soon after it dies, and die with it."""
+    """RQ's worker (a fork a job) whose jobs are given back soon after it dies, and die with it.
+
+    RQ's measures time by the wall clock. What decides anything here goes by a clock that never jumps.
+    """
 
     queue_class = JobQueue
+    queues: list[JobQueue]  # type: ignore[assignment]
     lease_s: int
     memory_mb: dict[str, int]
     tick: Callable[[], None]
     stopped = False
+    _maintained_s: float | None = None
+    _in_hand: tuple[Job, float] | None = None
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Tell whether the last maintenance is long enough ago."""
+        since_s = self._maintained_s
+        return since_s is None or time.monotonic() - since_s > self.maintenance_interval
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 (RQ's signature)
         """Return how long a job counts as running without a sign of life: RQ's is over a minute."""
@@ -75,12 +91,63 @@ class JobWorker(Worker):
         log.error("job_died", job_id=job.id, status=ret_val)
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)
 
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Run a job in a fork and wait for it."""
+        self._stay_registered()
+        super().execute_job(job, queue)
+
+    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
+        """Wait until the fork has ended; RQ kills one that is far beyond its time."""
+        self._in_hand = job, time.monotonic()
+        super().monitor_work_horse(job, queue, execution)
+
+    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+        """Wait for the fork; after a jump of the wall clock the job still counts as begun when it was."""
+        try:
+            return super().wait_for_horse()
+        finally:
+            if self._in_hand is not None:
+                job, began_s = self._in_hand
+                job.started_at = now() - timedelta(seconds=time.monotonic() - began_s)
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Tell that worker and job live, and look at what the others do."""
+        super().maintain_heartbeats(job, execution)
+        self._stay_registered()
+        for queue in self.queues:
+            queue.observe()
+
     def run_maintenance_tasks(self) -> None:
         """Give lost jobs back, queue those whose pause is over, move recalibrations on."""
+        self._maintained_s = time.monotonic()
+        self._stay_registered()
         super().run_maintenance_tasks()
         for queue in self.queues:
             enqueue_due(queue)
         self.tick()
+
+    def clean_registries(self) -> None:
+        """Give lost jobs back; one worker at a time does, each one has looked."""
+        for queue in self.queues:
+            queue.observe()
+            if queue.acquire_maintenance_lock():
+                queue.give_back_lost(self)
+                queue.release_maintenance_lock()
+        self.last_cleaned_at = now()
+
+    def _stay_registered(self) -> None:
+        """Register anew where the entry has expired: the store was out of reach, or its clock jumped."""
+        with self.connection.pipeline() as pipeline:
+            pipeline.hexists(self.key, "birth")
+            for name in self.queue_names():  # a look at expired entries may drop one that has just come back
+                pipeline.sismember(WORKERS_BY_QUEUE_KEY % name, self.key)
+            if all(pipeline.execute()):
+                return
+            pipeline.hset(self.key, mapping=self.serialize())
+            register(self, pipeline)
+            pipeline.expire(self.key, self.worker_ttl + 60)
+            pipeline.execute()
+        log.warning("worker_registered_again", worker=self.name)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Finish the job in hand, then stop."""

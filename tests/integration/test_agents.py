@@ -20,6 +20,7 @@ from twin.measurement_set import manifest_to_json
 
 TARGET = MeasuringTarget(base_model=MODEL, gpu_type="cpu", engine_version="vllm-0.32.0")
 LLAMA = "h100-64gb/llama-3.1-8b-instruct/vllm-0.8.5"
+DAY_S = 86_400
 LEASE_S = 30.0
 POINTS = [{"key": point.key, "table": point.table, "row": dict(point.row)} for point in points_of(KNOWN)]
 
@@ -133,6 +134,20 @@ def test_a_task_is_one_agents_while_its_lease_lasts_and_then_anothers(site):
     assert site.measuring.outcome("job-1").state == "waiting"
     assert site.take("agent-2")["job_id"] == "job-1"
     assert not site.beat("agent-1", job_id="job-1", progress=0.6)["keep"]
+
+
+def test_a_lease_of_before_the_clock_went_back_is_over_unless_its_agent_is_heard_of(site):
+    site.register("agent-1")
+    site.register("agent-2")
+    site.measuring.ask("job-1", TARGET)
+    site.take("agent-1")
+    site.now_s -= DAY_S
+    assert {row["state"] for row in site.client.get("/agents").json()["agents"]} == {"silent"}
+    assert site.beat("agent-1", job_id="job-1", progress=0.5)["keep"]
+    assert site.take("agent-2") is None
+    site.now_s -= DAY_S
+    assert site.measuring.outcome("job-1").state == "waiting"
+    assert site.take("agent-2")["job_id"] == "job-1"
 
 
 def test_a_point_reported_again_is_kept_once_as_it_was_first(site):
