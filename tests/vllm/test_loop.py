@@ -1,4 +1,4 @@
-"""The whole loop on a real vLLM: an agent calibrates it, a surrogate learns, a plan is made.
+"""The whole loop on a real vLLM: a recalibration has an agent measure it, a surrogate learns, a plan is made.
 
 Every planned server is really started and given its traffic; what it does is compared with plan and twin.
 """
@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from models.artifact import load
-from models.dataset import Design, generate
-from models.pipeline import publish, train
 from service.agent.checking import RunPlan, run_open_loop, stream_of_run
 from service.agent.hardware import find_engine_version
 from service.agent.holding import Live, drain, load_adapters
@@ -23,14 +20,13 @@ from service.agent.materials import make_adapter
 from service.agent.plan import Launch
 from service.agent.points import Point, tables_of
 from service.agent.server import Started, VllmServer
-from service.services.catalog import Catalog, Target
-from service.services.placement import PlacementService
 from service.settings import Settings
-from tests.support.real_vllm import GPU_TYPE, AgentProcess, Asking, agent_settings, needs_vllm
-from tests.support.service_process import ServiceProcess
+from service.storage.connection import connect
+from service.storage.files import FileExchange
+from service.storage.versions import VersionStore
+from tests.support.real_vllm import GPU_TYPE, AgentProcess, agent_settings, needs_vllm
+from tests.support.service_process import run_service
 from tests.support.waiting import wait_until
-from twin.calibration import calibration_to_json
-from twin.fitting.calibrate import fit_calibration
 from twin.fitting.tables import read_rows
 from twin.measured import read_runs
 from twin.measurement_set import CHECKS, STEPS, read_manifest
@@ -49,8 +45,9 @@ LOADS = (0.5, 1.0, 1.5, 2.2)
 
 WINDOW_S = 30.0
 MIN_RUNS, MAX_WRONG_VERDICTS, MAX_SMAPE_HALF_PCT = 12, 1, 10.0
-DATASET_ROWS, MAX_LEAVES = 600, 128
-CALIBRATION_S = 900.0
+DATASET_ROWS = 4_000
+RECALIBRATION_S = 1200.0
+ENDED = {"finished", "failed", "cancelled"}
 
 
 @pytest.fixture(scope="module")
@@ -65,41 +62,42 @@ def say(*words):
     print(f"[{time.strftime('%H:%M:%S')}]", *words, flush=True)  # noqa: T201 (the report is the point)
 
 
-def measured_by_an_agent(directory):
-    """Let an agent of a real service measure; returns the measurement set."""
-    service = ServiceProcess(directory / "data").start()
+def recalibrated(service, directory):
+    """Have the service recalibrate: an agent measures, workers simulate and train. Returns the ended job."""
     settings = agent_settings(directory / "home", url=str(service.client.base_url))
+    target = {
+        "gpu_type": GPU_TYPE,
+        "base_model": SMALL_MODEL_NAME,
+        "engine_version": find_engine_version(settings),
+    }
+    body = target | {"num_rows": DATASET_ROWS}
+    job_id = service.client.post("/recalibrate", json=body).raise_for_status().json()["job_id"]
     agent = AgentProcess(settings).start()
-    asking = Asking(directory / "data")
-    asking.ask("loop-1", find_engine_version(settings))
     try:
-        outcome = wait_until(
-            lambda: (found := asking.outcome("loop-1")).state in {"done", "failed"} and found,
-            timeout_s=CALIBRATION_S,
-            what="the calibration",
+        job = wait_until(
+            lambda: (found := service.client.get(f"/jobs/{job_id}").json())["state"] in ENDED and found,
+            timeout_s=RECALIBRATION_S,
+            what="the recalibration",
         )
-        assert outcome.state == "done", outcome.reason
     finally:
         agent.stop()
-        asking.close()
-        service.stop()
-    return directory / "data" / "measurements" / outcome.set_id
+    for stage in job["stages"]:
+        took_s = (stage["ended_at_s"] or stage["started_at_s"]) - stage["started_at_s"]
+        say(f"{stage['stage']}: {took_s:.0f} s")
+    assert job["stage"] == "published", job
+    return job
 
 
-def learned(directory, measurements):
-    """Fit the calibration and train a small surrogate; returns both."""
-    calibration = fit_calibration(measurements, SMALL_MODEL_NAME, report=say).calibration
-    (directory / "calibration.json").write_text(calibration_to_json(calibration))
-    design = Design(num_rows=DATASET_ROWS, seed=0, max_adapters=40, active_share=0.0)
-    dataset = generate(calibration, design, num_workers=1, parts=directory / "parts")
-    trained = train(dataset, calibration, max_leaves=MAX_LEAVES, num_workers=1)
-    publish(trained, dataset, directory / "surrogate")
-    say("surrogate on held-out scenarios:", json.dumps(trained.metrics["tree"]))
-    return calibration, load(directory / "surrogate")
+def calibration_of(service, job):
+    """The calibration that a recalibration published."""
+    settings = Settings(data_dir=service.data_dir, redis_url=None)
+    with connect(settings) as client:
+        versions = VersionStore(FileExchange(settings.data_dir, client))
+        return versions.load(job["calibration_id"], job["surrogate_version"]).calibration
 
 
-def planned(calibration, surrogate, offered_tok_s):
-    """Return the answer of ``POST /place`` for a workload that needs several servers."""
+def planned(service, offered_tok_s):
+    """The answer of ``POST /place`` for a workload that needs several servers, and each adapter's rate."""
     shares = [(4.0, 2.0, 1.0)[number % 3] for number in range(NUM_ADAPTERS)]
     scale = offered_tok_s / (INPUT_LEN + OUTPUT_LEN) / sum(shares)
     adapters = [
@@ -113,11 +111,8 @@ def planned(calibration, surrogate, offered_tok_s):
         for number, share in enumerate(shares)
     ]
     document = {"base_model": SMALL_MODEL_NAME, "gpu_type": GPU_TYPE, "adapters": adapters}
-    catalog = Catalog(
-        targets={calibration.calibration_id: Target(calibration=calibration, surrogate=surrogate)}
-    )
-    answer = PlacementService(catalog, Settings()).answer(json.dumps(document).encode())
-    return json.loads(answer), {row["id"]: row["rate_rps"] for row in adapters}
+    plan = service.client.post("/place", json=document).raise_for_status().json()
+    return plan, {row["id"]: row["rate_rps"] for row in adapters}
 
 
 class Replay:
@@ -202,12 +197,15 @@ def told(predictions, plans):
 @pytest.mark.timeout(1800)
 def test_planned_servers_do_what_plan_and_twin_say(place_of_work):
     directory = place_of_work
-    measurements = measured_by_an_agent(directory)
-    manifest = read_manifest(measurements)
-    say("measured", manifest.engine_version, "on", manifest.device, "uncertain:", list(manifest.uncertain))
-    calibration, surrogate = learned(directory, measurements)
-    mixed = [row.required("tot_tok_s") for row in read_rows(measurements, STEPS) if row["kind"] == "mixed"]
-    plan, rates_rps = planned(calibration, surrogate, SERVERS_WORTH * max(mixed))
+    with run_service(directory / "data") as service:
+        job = recalibrated(service, directory)
+        calibration = calibration_of(service, job)
+        measurements = service.data_dir / "measurements" / job["measurement_set"]
+        manifest = read_manifest(measurements)
+        say("measured", manifest.engine_version, "on", manifest.device, "uncertain:", manifest.uncertain)
+        steps = read_rows(measurements, STEPS)
+        mixed = [row.required("tot_tok_s") for row in steps if row["kind"] == "mixed"]
+        plan, rates_rps = planned(service, SERVERS_WORTH * max(mixed))
     (directory / "plan.json").write_text(json.dumps(plan, indent=1))
     assert plan["feasible"], plan["unplaced"]
     assert plan["num_gpus"] >= 2
