@@ -110,9 +110,7 @@ def place(problem: PlacementProblem) -> Placement:
 def first_packing(problem: PlacementProblem, tables: Tables) -> Packing:
     """Return a packing before any search; which adapters it leaves without a GPU, no search changes."""
     if problem.objective == "min_latency":
-        fleet = empty_fleet(len(tables.items.share), tables.max_gpus)
-        used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
-        return Packing(fleet=fleet, num_gpus=used)
+        return spread_over(tables, tables.max_gpus)
     if problem.num_trials == 0:
         return run(tables, VARIANTS[0])
     return min(packings(tables), key=lambda packing: packing.quality)
@@ -124,6 +122,7 @@ def finished(problem: PlacementProblem, tables: Tables, packing: Packing) -> Pla
     searches = problem.objective == "min_gpus" and problem.num_trials > 0
     if searches and packing.quality > (0, found.best):
         found = bounds.tightened(problem, found)
+        packing = spread_over_fewer(tables, packing, found.best)
         packing = improved(tables, packing, found.best, problem.num_trials)
     return assemble(problem, tables, packing, found)
 
@@ -148,6 +147,26 @@ def packings(tables: Tables) -> Iterator[Packing]:
             return
 
 
+def spread_over_fewer(tables: Tables, packing: Packing, wanted: int) -> Packing:
+    """Return the packing that spreads the load evenly over the fewest GPUs, while those are fewer.
+
+    Filling one GPU after the other leaves little room that is the right one for the last adapters.
+    """
+    while packing.num_gpus > max(wanted, 1):
+        fewer = spread_over(tables, packing.num_gpus - 1)
+        if fewer.quality >= packing.quality:
+            break
+        packing = fewer
+    return packing
+
+
+def spread_over(tables: Tables, num_gpus: int) -> Packing:
+    """Return a packing over so many GPUs at most, the load spread so that the slowest answers soonest."""
+    fleet = empty_fleet(len(tables.items.share), num_gpus)
+    used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
+    return Packing(fleet=fleet, num_gpus=used)
+
+
 def improved(tables: Tables, packing: Packing, wanted: int, budget: int) -> Packing:
     """Return a packing with as many adapters placed and no more GPUs."""
     fleet, num_gpus = search(
@@ -160,6 +179,7 @@ def compile_search(problem: PlacementProblem) -> None:
     """Run the search and the fine bound once, so that no later caller waits for the compiler."""
     tables = build_tables(problem)
     bounds.least_shares(problem, bounds.FINE)
+    spread_over(tables, 1)
     improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)
 
 

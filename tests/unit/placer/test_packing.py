@@ -3,10 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.artifact import load_shipped
 from models.features import FEATURE_NAMES, aggregate, features_of
+from placer.bench import CALIBRATION_ID
 from placer.bounds import workload_utilisation
+from placer.families import family_workload
 from placer.kernels.packing import SLOTS_FOR_ALL
-from placer.packing import VARIANTS, build_tables, place, run
+from placer.packing import VARIANTS, assemble, build_tables, place, run, spread_over_fewer
 from tests.support.packing_oracle import MAX_TREE_RISK, Oracle, fewest_gpus
 from tests.support.packing_problems import (
     constant_tree,
@@ -19,6 +22,7 @@ from tests.support.packing_problems import (
     threshold_tree,
 )
 from tests.support.twin_cases import num_examples
+from twin.calibration import load_calibration
 from twin.domain import MemoryLaw, ServerConfig
 from twin.memory import fits_in_memory
 from twin.simulate import simulate
@@ -130,6 +134,26 @@ def test_small_plans_are_optimal_for_nearly_all_of_fifty_workloads():
         if placement.feasible:
             extra += placement.num_gpus - fewest_gpus(Oracle(problem))
     assert extra <= 2
+
+
+@settings(max_examples=num_examples(100), deadline=None)
+@given(problems(), st.integers(1, 4))
+def test_spreading_over_fewer_gpus_loses_no_adapter_and_goes_no_lower_than_wanted(problem, wanted):
+    tables = build_tables(problem)
+    filled = run(tables, VARIANTS[0])
+    spread = spread_over_fewer(tables, filled, wanted)
+    assert spread.quality <= filled.quality
+    assert spread.num_gpus >= min(filled.num_gpus, wanted)
+    check_laws(problem, assemble(problem, tables, spread, tables.bounds))
+
+
+def test_spreading_needs_fewer_gpus_where_the_lengths_of_requests_differ():
+    calibration = load_calibration(CALIBRATION_ID)
+    workload = family_workload("mixed-lengths", 1, 1000, calibration)
+    problem = make_problem(workload, load_shipped(CALIBRATION_ID), calibration=calibration, num_trials=0)
+    tables = build_tables(problem)
+    filled = run(tables, VARIANTS[0])
+    assert spread_over_fewer(tables, filled, 1).quality < filled.quality
 
 
 def test_the_same_problem_gets_the_same_plan():
