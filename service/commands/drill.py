@@ -21,7 +21,7 @@ def drill(
     part: Annotated[DrillPart | None, typer.Argument(help="What to try; all of it if not given.")] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of `drill hostile`.")] = 10_000,
     load_s: Annotated[float, typer.Option(min=0, help="Load before each fault of `drill faults`.")] = 5.0,
-    rows: Annotated[int, typer.Option(min=64, help="Servers of `drill recalibration`.")] = 1000,
+    rows: Annotated[int, typer.Option(min=64, help="Servers of `drill recalibration`.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same requests.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on one line.")] = False,  # noqa: FBT002
 ) -> None:

@@ -113,7 +113,11 @@ def in_hand(drill: Drill, queue: str, step: str) -> Any:
     """Return a worker of a queue that has a step in hand, once there is one."""
     worker = drill.wait(lambda: drill.working(queue, step) or drill.has_ended(), f"a {step} in hand")
     if worker is True:
-        raise UsageError("the recalibration ended before this fault: ask for more rows", field=step)
+        job = drill.job()
+        raise UsageError(
+            f"the recalibration was {job['stage']} before this fault ({job['error']}): ask for more rows",
+            field=step,
+        )
     return worker
 
 
