@@ -1,7 +1,8 @@
 """The gate: which candidates may be published.
 
 A candidate is compared with the surrogate in force on the same held-out twin runs, and on the measured runs
-that its calibration was fitted to. It may be worse by a margin, never beyond an absolute limit.
+that its calibration was fitted to: the twin on all of them, the trees, which know steady service alone, on
+those that ran for long. It may be worse by a margin, never beyond an absolute limit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Rule:
     Attributes
     ----------
     on
-        ``held_out``: twin runs that no tree saw; ``measured``: runs of real servers.
+        ``held_out``: the trees on twin runs that they did not see; ``twin``: the twin on runs of real
+        servers; ``measured``: the trees on those that ran for `STEADY_S`.
     figure
         Its name, as `models.figures` and `twin.validate` have it.
     higher_is_better
@@ -31,18 +33,24 @@ class Rule:
         Beyond it a candidate is refused whatever is in force.
     """
 
-    on: Literal["held_out", "measured"]
+    on: Literal["held_out", "twin", "measured"]
     figure: str
     higher_is_better: bool
     margin: float
     limit: float
 
 
+STEADY_S = 600.0
+"""Measured runs that are shorter are half warm-up; no tree foretells those."""
+
 RULES = (
     Rule(on="held_out", figure="throughput_smape_half_pct", higher_is_better=False, margin=0.5, limit=5.0),
     Rule(on="held_out", figure="itl_smape_half_pct", higher_is_better=False, margin=1.0, limit=8.0),
     Rule(on="held_out", figure="ttft_smape_half_pct", higher_is_better=False, margin=3.0, limit=35.0),
     Rule(on="held_out", figure="starvation_f1", higher_is_better=True, margin=0.02, limit=0.9),
+    Rule(on="twin", figure="throughput_smape_half_pct", higher_is_better=False, margin=0.5, limit=6.0),
+    Rule(on="twin", figure="itl_smape_half_pct", higher_is_better=False, margin=1.0, limit=15.0),
+    Rule(on="twin", figure="starvation_accuracy", higher_is_better=True, margin=0.02, limit=0.85),
     Rule(on="measured", figure="throughput_smape_half_pct", higher_is_better=False, margin=0.5, limit=6.0),
     Rule(on="measured", figure="itl_smape_half_pct", higher_is_better=False, margin=1.0, limit=15.0),
     Rule(on="measured", figure="starvation_f1", higher_is_better=True, margin=0.02, limit=0.85),
@@ -97,7 +105,7 @@ def judge(
     Parameters
     ----------
     candidate, in_force
-        Figures by ``held_out`` and ``measured``; None where nothing is in force.
+        Figures by ``held_out``, ``twin`` and ``measured``; None where nothing is in force.
     slack
         Multiplies margins and the room that limits leave; 1 are the rules as they stand.
     """

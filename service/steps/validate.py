@@ -15,7 +15,7 @@ from models.pipeline import held_out
 from models.surrogate import TARGETS
 from service.errors import NotFoundError, VersionRefusedError
 from service.factory import build_versions
-from service.services.gate import judge
+from service.services.gate import STEADY_S, judge
 from service.services.measurements import RUNS, MeasurementSets
 from service.steps.bench import bench
 from service.steps.gather import DATASET
@@ -23,6 +23,8 @@ from service.steps.train import candidate_name
 from service.storage.audit import AuditLog
 from service.storage.versions import Lineage, created_now
 from twin.measured import read_runs
+from twin.validate import figures as twin_figures
+from twin.validate import predict_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,8 +86,7 @@ def _report(here: Bench, directory: Path) -> dict[str, Any]:
 def _figures(here: Bench, dataset: Dataset, subject: Subject) -> dict[str, dict[str, float | None]]:
     return {
         "held_out": _held_out_figures(dataset, subject.calibration, subject.surrogate, here.job.seed),
-        "measured": _measured_figures(here, subject),
-    }
+    } | _measured_figures(here, subject)
 
 
 def _held_out_figures(
@@ -97,13 +98,16 @@ def _held_out_figures(
     return figures(unseen, student_factors(trees, unseen.rows))
 
 
-def _measured_figures(here: Bench, subject: Subject) -> dict[str, float | None]:
+def _measured_figures(here: Bench, subject: Subject) -> dict[str, dict[str, float | None]]:
+    """Return errors on the measured runs: the twin's, and the trees' on the long ones."""
     assert here.job.measurement_set is not None, "measuring comes first"
     directory = MeasurementSets(here.files).get(here.job.measurement_set).directory
     model = here.job.base_model
     runs = [run for run in read_runs(directory / RUNS) if run.model == model]
-    blocks = evaluate_runs(runs, {model: subject})["by_model"].get(model)
-    return {} if blocks is None else dict(blocks["tree"])
+    steady = [run for run in runs if run.duration_s >= STEADY_S]
+    blocks = evaluate_runs(steady, {model: subject})["by_model"].get(model)
+    twin = twin_figures(predict_runs(runs, lambda _: subject.calibration)) if runs else {}
+    return {"twin": twin, "measured": {} if blocks is None else dict(blocks["tree"])}
 
 
 def _in_force(here: Bench) -> Subject | None:

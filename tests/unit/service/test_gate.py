@@ -11,6 +11,11 @@ GOOD = {
         "ttft_smape_half_pct": 18.0,
         "starvation_f1": 0.96,
     },
+    "twin": {
+        "throughput_smape_half_pct": 0.7,
+        "itl_smape_half_pct": 4.0,
+        "starvation_accuracy": 0.99,
+    },
     "measured": {
         "throughput_smape_half_pct": 1.7,
         "itl_smape_half_pct": 5.0,
