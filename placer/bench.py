@@ -104,6 +104,7 @@ def _instances(
 def _record(instance: _Instance) -> dict[str, Any]:
     problem = instance.problem
     placement = place(problem)
+    first = place(replace(problem, num_trials=0))
     checked = verify(placement, problem, seed=instance.seed)
     return {
         "family": instance.family,
@@ -116,6 +117,7 @@ def _record(instance: _Instance) -> dict[str, Any]:
         "gap": placement.gap,
         "placement_ms": _median_ms(replace(problem, num_trials=0)),
         "search_ms": _median_ms(problem),
+        "first_plan": _judged(first, instance) | {"lower_bound": first.lower_bound},
         "starvation_probability": placement.starvation_probability,
         "starved_gpus_unverified": _starved_gpus(placement, instance),
         "num_gpus_verified": checked.placement.num_gpus,

@@ -19,7 +19,7 @@ MANY_GPUS = 100
 
 NEEDED = (
     *("family", "seed", "num_adapters", "num_gpus", "lower_bound", "gap", "placement_ms", "search_ms"),
-    *("starved_gpus_unverified", "num_gpus_verified", "starved_gpus_verified", "baselines"),
+    *("first_plan", "starved_gpus_unverified", "num_gpus_verified", "starved_gpus_verified", "baselines"),
 )
 HEADS = ("family", "adapters", "GPUs", "bound", "gap 0 / 1 / more", "starved", "verified: GPUs (starved)")
 
@@ -160,6 +160,10 @@ def totals(records: Sequence[Record]) -> dict[str, Any]:
         "num_gpus_verified": sum(row.verified for row in summed),
         "starved_verified": sum(row.verified_starved for row in summed),
         "num_beaten": len(beaten(records)),
+        "first_plans": {
+            name: sum(record["first_plan"][name] for record in records)
+            for name in ("num_gpus", "starved_gpus", "lower_bound")
+        },
         "placement_ms": _medians(records, "placement_ms"),
         "search_ms": _medians(records, "search_ms"),
     }
@@ -183,7 +187,7 @@ def markdown(records: Sequence[Record]) -> str:
     heads = [*HEADS, *names]
     lines = [_line(heads), _line(["---"] * len(heads))]
     lines += [_line([*_cells(row), *(_baseline_cell(row, name) for name in names)]) for row in summed]
-    return "\n".join([*lines, "", _told(records), "", *_told_beaten(records), ""])
+    return "\n".join([*lines, "", _told(records), _told_times(records), "", *_told_beaten(records), ""])
 
 
 def _cells(row: Row) -> list[str]:
@@ -215,8 +219,26 @@ def _told(records: Sequence[Record]) -> str:
         f"{sums['num_instances']} instances, {sums['num_gpus']} GPUs: {sums['starved_unverified']} of them "
         f"starve unverified ({share:.1f} %), {sums['starved_verified']} of {sums['num_gpus_verified']} once "
         f"verified. The gap to the lower bound is 0 on {sums['gap_0']} instances, 1 on {sums['gap_1']}, 2 or "
-        f"more on {sums['gap_more']}; a rule that starves nothing needs fewer GPUs on {sums['num_beaten']}."
+        f"more on {sums['gap_more']}; a rule that starves nothing needs fewer GPUs on {sums['num_beaten']}. "
+        f"{_told_first(sums['first_plans'])}"
     )
+
+
+def _told_first(sums: Mapping[str, int]) -> str:
+    return (
+        f"First plans have {sums['num_gpus']} GPUs, of which {sums['starved_gpus']} starve, and bounds of "
+        f"{sums['lower_bound']}."
+    )
+
+
+def _told_times(records: Sequence[Record]) -> str:
+    """Return the median times of plans by the number of adapters."""
+    sums = totals(records)
+    times = [
+        f"{size:,} adapters {sums['placement_ms'][size]:.3g} and {sums['search_ms'][size]:.3g} ms"
+        for size in sums["placement_ms"]
+    ]
+    return f"First plan and search, medians: {', '.join(times)}."
 
 
 def _told_beaten(records: Sequence[Record]) -> list[str]:

@@ -14,6 +14,7 @@ def record(num_gpus, lower_bound, **changes):
         "gap": None if num_gpus is None else num_gpus - lower_bound,
         "placement_ms": 2.0,
         "search_ms": 9.0,
+        "first_plan": {"num_gpus": 6, "starved_gpus": 1, "lower_bound": 2},
         "starved_gpus_unverified": 0,
         "num_gpus_verified": num_gpus or 0,
         "starved_gpus_verified": 0,
@@ -67,6 +68,8 @@ def test_the_markdown_has_a_line_for_each_row_and_tells_the_sums():
     assert lines[2] == "| zipf | 100 | 5 | 5 | 1 / 0 / 0 | 0 | 5 (0) | 4 (0) |"
     assert lines[3] == "| zipf | 400 | 2 | 1 | 0 / 1 / 0 | 1 | 2 (0) | 0 (0), no plan 1 |"
     assert "2 instances, 7 GPUs: 1 of them starve unverified (14.3 %)" in text
+    assert "First plans have 12 GPUs, of which 2 starve, and bounds of 4." in text
+    assert "medians: 100 adapters 2 and 9 ms, 400 adapters 2 and 9 ms." in text
     assert "- `zipf` 100: `rule` on 1 instances, 4 GPUs against 5." in text
 
 
