@@ -5,17 +5,22 @@ import threading
 
 import httpx
 import pytest
+import redis
 import uvicorn
 
 from service.app import create_app
 from service.process import stop
 from service.protocol import GuardedProtocol
+from service.services.clock import Clock
 from service.settings import Settings
-from service.storage.embedded import start_store
+from service.storage.embedded import start_store, store_url
 from service.trial import START_DEADLINE_S
 from tests.support.waiting import wait_until
 
 STOP_S = 60.0
+WINDOW_S = 300.0
+"""In which the GPUs asked for do not fall, of applications of a `Fleet`."""
+
 FAST = {"refresh_interval_s": 0.1, "stale_after_s": 0.5, "store_timeout_s": 1.0}
 
 
@@ -75,3 +80,52 @@ def client_without_store(tmp_path):
     running = RunningApp(make_settings(tmp_path))
     yield running.client
     running.close()
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """A store that can be stopped and started, and a way to start applications on it."""
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.close()
+
+
+class Fleet:
+    """Applications on one store; all of it can be ended and begun again."""
+
+    def __init__(self, data_dir):
+        self._data_dir = data_dir
+        self._apps = []
+        self._stores = []
+        self.start_store()
+
+    def client(self, clock=None):
+        settings = make_settings(self._data_dir, rate_noise=0, scale_down_window_s=WINDOW_S)
+        self._apps.append(RunningApp(settings, clock))
+        return self._apps[-1].client
+
+    def start_store(self):
+        self._stores.append(start_store(self._data_dir / "store"))
+
+    def stop_store(self):
+        stop(self._stores.pop(), 20)
+
+    def lose_data(self):
+        with redis.Redis.from_url(store_url(self._data_dir / "store")) as client:
+            client.flushall()
+
+    def close(self):
+        for app in self._apps:
+            app.close()
+        for store in self._stores:
+            stop(store, 20)
+
+
+class HandClock:
+    """A clock that moves when told."""
+
+    def __init__(self):
+        self.now_s = 1e9
+
+    def as_clock(self):
+        return Clock(monotonic_s=lambda: self.now_s, wall_s=lambda: self.now_s)

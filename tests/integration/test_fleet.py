@@ -1,52 +1,10 @@
 import pytest
-import redis
 
 from placer.problem import DEFAULT_NUM_TRIALS
-from service.process import stop
 from service.schemas import GpusNeededSchema
-from service.services.clock import Clock
-from service.storage.embedded import start_store, store_url
-from tests.integration.conftest import RunningApp, make_settings
+from tests.integration.conftest import HandClock
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA, QWEN, adapter_document, workload_document
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    """A store that can be stopped and started, and a way to start applications on it."""
-    running = []
-    processes = [start_store(tmp_path / "store")]
-
-    class Fleet:
-        def client(self, clock=None):
-            running.append(RunningApp(make_settings(tmp_path, rate_noise=0, scale_down_window_s=300), clock))
-            return running[-1].client
-
-        def stop_store(self):
-            stop(processes.pop(), 20)
-
-        def start_store(self):
-            processes.append(start_store(tmp_path / "store"))
-
-        def lose_data(self):
-            with redis.Redis.from_url(store_url(tmp_path / "store")) as client:
-                client.flushall()
-
-    yield Fleet()
-    for app in running:
-        app.close()
-    for process in processes:
-        stop(process, 20)
-
-
-class HandClock:
-    """A clock that moves when told."""
-
-    def __init__(self):
-        self.now_s = 1e9
-
-    def as_clock(self):
-        return Clock(monotonic_s=lambda: self.now_s, wall_s=lambda: self.now_s)
 
 
 def needed(client, **which):
