@@ -1,4 +1,4 @@
-"""Traces of requests and placements, for an OpenTelemetry collector; off, no exporter is loaded."""
+"""Traces of requests, placements and jobs, for an OpenTelemetry collector; off, no exporter is loaded."""
 
 from __future__ import annotations
 
@@ -73,8 +73,7 @@ def start_tracing(settings: Settings, role: str) -> None:
     """
     if settings.otel_endpoint is None:
         return
-    if importlib.util.find_spec("opentelemetry.exporter") is None:
-        raise UsageError("LOADMASTER_OTEL_ENDPOINT needs the extra `otel`: pip install -e '.[otel]'")
+    require_extra(settings)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -87,6 +86,18 @@ def start_tracing(settings: Settings, role: str) -> None:
     exporter = OTLPSpanExporter(settings.otel_endpoint, timeout=TIMEOUT_S)
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_WAITING))
     _tracing.provider, _tracing.tracer = provider, provider.get_tracer("loadmaster")
+
+
+def require_extra(settings: Settings) -> None:
+    """Refuse to begin where spans are to be sent and the extra is not installed.
+
+    Raises
+    ------
+    UsageError
+        Telling how to install it.
+    """
+    if settings.otel_endpoint is not None and importlib.util.find_spec("opentelemetry.exporter") is None:
+        raise UsageError("LOADMASTER_OTEL_ENDPOINT needs the extra `otel`: pip install -e '.[otel]'")
 
 
 def stop_tracing() -> None:
@@ -122,3 +133,52 @@ def request_span(scope: Scope) -> Iterator[Span]:
     parent = TraceContextTextMapPropagator().extract(headers)
     with _tracing.tracer.start_as_current_span(scope["method"], parent, SpanKind.SERVER) as current:
         yield current
+
+
+def traceparent() -> str | None:
+    """Return the present span as W3C's ``traceparent``, for what goes on elsewhere, or None."""
+    if _tracing.tracer is None:
+        return None
+    from opentelemetry.trace import get_current_span  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    if not get_current_span().get_span_context().trace_flags.sampled:
+        return None
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")
+
+
+@contextmanager
+def job_span(settings: Settings, parent: str | None, name: str, **attributes: str) -> Iterator[Span]:
+    """Have a job be a span within the request that queued it, sent before the block is left.
+
+    For a process that ends with the job: a fork has no thread that would send it later.
+
+    Parameters
+    ----------
+    settings
+        Where to send it.
+    parent
+        What `traceparent` told where the job was queued; without it the job is no span.
+    """
+    if settings.otel_endpoint is None or parent is None:
+        yield _NO_SPAN
+        return
+    start_tracing(settings, "worker")
+    assert _tracing.tracer is not None, "there is an endpoint"
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    try:
+        with _tracing.tracer.start_as_current_span(
+            name, context, SpanKind.CONSUMER, attributes=attributes
+        ) as current:
+            yield current
+    finally:
+        stop_tracing()

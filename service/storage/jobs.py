@@ -19,6 +19,7 @@ from structlog.contextvars import get_contextvars
 from service.errors import ConflictError, NotFoundError, OverloadedError
 from service.storage.connection import hold, store_call
 from service.storage.leases import LeaseRegistry, Silences, TransitQueue, delete_job
+from service.tracing import traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,7 +221,11 @@ class JobStore:
             job_id=job_id,
             unique=True,
             description=f"{kind} {job_id}",
-            meta={"kind": kind, "request_id": get_contextvars().get("request_id")},
+            meta={
+                "kind": kind,
+                "request_id": get_contextvars().get("request_id"),
+                "traceparent": traceparent(),
+            },
             timeout=settings.job_timeout_s,
             result_ttl=settings.result_ttl_s,
             failure_ttl=settings.result_ttl_s,

@@ -29,6 +29,7 @@ from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, JobQueue, enqueue_due, job_queue
 from service.tether import die_with_parent
+from service.tracing import job_span, require_extra
 from service.worker.forks import run_forks
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class JobWorker(Worker):
     queue_class = JobQueue
     queues: list[JobQueue]  # type: ignore[assignment]
     lease_s: int
+    settings: Settings
     memory_mb: dict[str, int]
     tick: Callable[[], None]
     stopped = False
@@ -83,6 +85,14 @@ class JobWorker(Worker):
             _limit_memory(limit)
         bind_contextvars(job_id=job.id, request_id=job.meta.get("request_id"))
         super().main_work_horse(job, queue)
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run the job, as a span of the trace that queued it; tells whether it went well."""
+        kind, parent = str(job.meta.get("kind", "unknown")), job.meta.get("traceparent")
+        with job_span(self.settings, parent, kind, **{"loadmaster.job_id": job.id}) as span:
+            is_well = super().perform_job(job, queue, execution)
+            span.set_attribute("loadmaster.job_outcome", "finished" if is_well else "failed")
+        return is_well
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """End what a job that died had started."""
@@ -167,6 +177,7 @@ def run_worker(
     concurrency
         Jobs at a time.
     """
+    require_extra(settings)
     os.nice(settings.worker_nice)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # its routine is a line every few seconds
     logging.getLogger("rq.job").setLevel(logging.WARNING)
@@ -212,7 +223,7 @@ def _make_worker(settings: Settings, queues: Sequence[str]) -> JobWorker:
         job_monitoring_interval=max(1, settings.job_heartbeat_s // HEARTBEATS_A_LEASE),
     )
     recalibrations = build_recalibrations(client, FileExchange(settings.data_dir, client), settings, Clock())
-    worker.lease_s = settings.job_heartbeat_s
+    worker.lease_s, worker.settings = settings.job_heartbeat_s, settings
     worker.memory_mb = {TWIN_QUEUE: settings.job_memory_mb, TRAIN_QUEUE: settings.train_memory_mb}
     worker.tick = lambda: try_tick(recalibrations)
     return worker

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.service_process import ROOT, run_service
 from tests.support.waiting import wait_until
-from tests.support.workload_documents import workload_document
+from tests.support.workload_documents import simulation_document, workload_document
 
 WHY = "the extra otel is not installed"
 pytest.importorskip("opentelemetry.sdk", reason=WHY)
@@ -62,6 +62,21 @@ def test_a_trace_goes_from_the_caller_through_the_request_to_the_placement(colle
     assert spans["place"].parent_span_id == spans["POST /place"].span_id
     attributes = {row.key: row.value for row in spans["POST /place"].attributes}
     assert attributes["http.response.status_code"].int_value == 200
+
+
+def test_a_job_of_a_worker_goes_on_with_the_trace_of_the_request_that_queued_it(collector, tmp_path):
+    address, spans = collector
+    headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
+    with run_service(
+        tmp_path / "data", LOADMASTER_OTEL_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="50"
+    ) as service:
+        job = service.client.post("/simulate", json=simulation_document(), headers=headers).json()
+        wanted = {"POST /simulate", "simulate"}
+        wait_until(lambda: wanted <= spans.keys(), timeout_s=SPANS_S, what=f"spans of {wanted}")
+    assert {spans[name].trace_id.hex() for name in wanted} == {TRACE}
+    assert spans["simulate"].parent_span_id == spans["POST /simulate"].span_id
+    attributes = {row.key: row.value.string_value for row in spans["simulate"].attributes}
+    assert attributes == {"loadmaster.job_id": job["job_id"], "loadmaster.job_outcome": "finished"}
 
 
 def test_while_it_is_off_no_exporter_is_loaded():
