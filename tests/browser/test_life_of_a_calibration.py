@@ -3,6 +3,7 @@
 import pytest
 
 from service.drill.measurements import twin_tables
+from service.drill.variants import publish_changed
 from service.services.drift import LiveSample, predicted
 from service.settings import Settings
 from service.storage.connection import connect
@@ -11,7 +12,6 @@ from service.storage.versions import VersionStore
 from tests.browser.chromium import PATIENCE_S
 from tests.browser.conftest import running_service
 from tests.browser.fleets import skewed_workload
-from tests.support.versions import publish_changed
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA, LLAMA_CALIBRATION
 from twin.calibration import load_calibration

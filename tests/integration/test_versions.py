@@ -7,6 +7,7 @@ import pytest
 
 from models.artifact import shipped_directory
 from service.cli import run_command_line
+from service.drill.variants import changed, publish_changed
 from service.process import stop
 from service.services.catalog import Catalog, Target
 from service.storage.connection import connect
@@ -14,7 +15,6 @@ from service.storage.embedded import start_store, store_url
 from service.storage.files import FileExchange
 from service.storage.versions import Lineage, VersionStore
 from tests.integration.conftest import RunningApp, make_settings
-from tests.support.versions import changed, publish_changed
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA_CALIBRATION, workload_document
 from twin.calibration import load_calibration
