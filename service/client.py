@@ -32,20 +32,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from service.calls import AnyWorkload
-    from service.schemas import (
-        DeltaSchema,
-        GpusNeededSchema,
-        HealthSchema,
-        JobListSchema,
-        JobSchema,
-        PlanOutcomeSchema,
-        PlanSchema,
-    )
-    from service.schemas_agents import AgentListSchema, DriftListSchema
-    from service.schemas_fleet import HistorySchema, InForceListSchema
-    from service.schemas_recalibration import MeasurementSetListSchema, MeasurementSetSchema, WorkerListSchema
-    from service.schemas_versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
-    from service.schemas_what_if import WhatIfSchema
+    from service.schemas.agents import AgentListSchema, DriftListSchema
+    from service.schemas.fleet import GpusNeededSchema, HistorySchema, InForceListSchema
+    from service.schemas.health import HealthSchema
+    from service.schemas.jobs import JobListSchema, JobSchema
+    from service.schemas.plan import DeltaSchema, PlanOutcomeSchema, PlanSchema
+    from service.schemas.recalibration import MeasurementSetListSchema, MeasurementSetSchema, WorkerListSchema
+    from service.schemas.versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
+    from service.schemas.what_if import WhatIfSchema
 
 T = TypeVar("T", bound="BaseModel | None")
 

@@ -26,7 +26,7 @@ def workload_of(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[A
     Parameters
     ----------
     columns
-        By field of `service.schemas.AdapterSchema`, each as long as ``id``, their types checked.
+        By field of `service.schemas.workload.AdapterSchema`, each as long as ``id``, their types checked.
 
     Raises
     ------

@@ -9,24 +9,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.handlers.bodies import problems
-from service.schemas import (
-    ColumnarWorkloadSchema,
-    ProblemSchema,
-    ReplaceRequest,
-    SimulateRequest,
-    WorkloadSchema,
-)
-from service.schemas_agents import (
+from service.schemas.agents import (
     AgentSchema,
     HeartbeatRequest,
     MeasurementsRequest,
     SampleRequest,
     WorkOutcomeRequest,
 )
-from service.schemas_fleet import RatesRequest, RunningRequest
-from service.schemas_recalibration import MeasurementSetRequest, RecalibrateRequest
-from service.schemas_versions import RollBackRequest
-from service.schemas_what_if import WhatIfRequest
+from service.schemas.fleet import RatesRequest, RunningRequest
+from service.schemas.problems import ProblemSchema
+from service.schemas.recalibration import MeasurementSetRequest, RecalibrateRequest
+from service.schemas.simulation import SimulateRequest
+from service.schemas.versions import RollBackRequest
+from service.schemas.what_if import WhatIfRequest
+from service.schemas.workload import ColumnarWorkloadSchema, ReplaceRequest, WorkloadSchema
 from service.services.guard import access_of
 
 if TYPE_CHECKING:

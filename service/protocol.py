@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.handlers.bodies import PROBLEM_JSON
 from service.observability import REFUSED
-from service.schemas import ProblemSchema
+from service.schemas.problems import ProblemSchema
 
 if TYPE_CHECKING:
     import asyncio

@@ -17,7 +17,8 @@ from pydantic_core import from_json
 
 from service.columns import LAW_CODE, workload_of
 from service.errors import InvalidRequestError
-from service.schemas import ColumnarWorkloadSchema, OptionsSchema, WorkloadSchema, parse
+from service.schemas.border import parse
+from service.schemas.workload import ColumnarWorkloadSchema, OptionsSchema, WorkloadSchema
 from service.services.limits import check_size
 from twin.domain import MAX_RANK
 from twin.errors import InvalidInputError

@@ -13,7 +13,7 @@ import structlog
 from service.agent.link import Link
 from service.agent.vllm_metrics import LORA_INFO, RUNNING, WAITING, interval_between, read_exposition
 from service.client import LoadmasterError
-from service.schemas_agents import SampleRequest
+from service.schemas.agents import SampleRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

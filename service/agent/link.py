@@ -9,7 +9,7 @@ import structlog
 
 from service.agent.points import Point, PointFile
 from service.client import Call, Client, LoadmasterError, ProblemError, Retries
-from service.schemas_agents import (
+from service.schemas.agents import (
     AddedSchema,
     AgentSchema,
     DriftSchema,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from service.agent.settings import AgentSettings
-    from service.schemas_agents import WorkSchema
+    from service.schemas.agents import WorkSchema
 
 PATIENT = Retries(deadline_s=20.0, timeout_s=10.0, tries=5)
 """For one call; what is not answered by then is tried again later."""

@@ -19,14 +19,14 @@ from service.agent.local import SMALL_MODEL_NAME, manifest_of, owned_home, subje
 from service.agent.plan import stages_of
 from service.agent.server import VllmServer
 from service.client import LoadmasterError, ProblemError
-from service.schemas_agents import AgentSchema, WorkOutcomeRequest
+from service.schemas.agents import AgentSchema, WorkOutcomeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.agent.hardware import Hardware
     from service.agent.settings import AgentSettings
-    from service.schemas_agents import WorkSchema
+    from service.schemas.agents import WorkSchema
 
 log = structlog.get_logger()
 

@@ -39,7 +39,9 @@ def simulate_paged(  # noqa: PLR0913, PLR0917 (a command's options)
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Simulate one S-LoRA server (unified paging, no slots) that serves the whole workload."""
-    from service.schemas import WorkloadSchema, parse, report_document  # noqa: PLC0415
+    from service.schemas.border import parse  # noqa: PLC0415
+    from service.schemas.simulation import report_document  # noqa: PLC0415
+    from service.schemas.workload import WorkloadSchema  # noqa: PLC0415
     from twin.paged_domain import PagedServerConfig  # noqa: PLC0415
     from twin.simulate import simulate  # noqa: PLC0415
 

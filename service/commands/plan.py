@@ -12,7 +12,7 @@ import typer
 # Everything else is imported by the command that needs it: `--help` and short commands stay fast.
 
 if TYPE_CHECKING:
-    from service.schemas import PlanSchema
+    from service.schemas.plan import PlanSchema
 
 plan_app = typer.Typer(name="plan", help="Plans.", no_args_is_help=True, add_completion=False)
 
@@ -101,7 +101,8 @@ def export_plan(  # noqa: PLR0913, PLR0917 (a command's options)
 def _plan(path: Path | None, url: str | None, plan_id: str | None, which: dict[str, str]) -> PlanSchema:
     from service.commands.run import client_of, read_input  # noqa: PLC0415
     from service.errors import UsageError  # noqa: PLC0415
-    from service.schemas import PlanSchema, parse  # noqa: PLC0415
+    from service.schemas.border import parse  # noqa: PLC0415
+    from service.schemas.plan import PlanSchema  # noqa: PLC0415
 
     if (path is None) == (url is None):
         raise UsageError("give either a file with a plan or --url")

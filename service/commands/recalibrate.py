@@ -52,7 +52,7 @@ def recalibrate(  # noqa: PLR0913, PLR0917 (a command's options)
     candidate was rejected or the recalibration failed.
     """
     from service.errors import UsageError  # noqa: PLC0415
-    from service.schemas_recalibration import RecalibrateRequest  # noqa: PLC0415
+    from service.schemas.recalibration import RecalibrateRequest  # noqa: PLC0415
     from service.unattended import unattended  # noqa: PLC0415
     from twin.measured import DEFAULT_ENGINE_VERSION, DEFAULT_GPU_TYPE  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _follow(services: Services, job: Recalibration) -> Recalibration:
 
 
 def _tell(job: Recalibration, *, json: bool) -> None:
-    from service.schemas import JobSchema  # noqa: PLC0415
+    from service.schemas.jobs import JobSchema  # noqa: PLC0415
     from service.services.jobs import record_of  # noqa: PLC0415
 
     if json:
@@ -147,7 +147,7 @@ def cancel(job_id: JobId, json: Json = False) -> None:  # noqa: FBT002
 
 
 def _print_jobs(records: Any, *, json: bool) -> None:
-    from service.schemas import JobListSchema, JobSchema  # noqa: PLC0415
+    from service.schemas.jobs import JobListSchema, JobSchema  # noqa: PLC0415
 
     told = [JobSchema.from_record(record) for record in records]
     if json:

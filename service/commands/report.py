@@ -38,7 +38,8 @@ def report_plan(
     """Write what a plan is: GPUs, limits, predictions, what was not placed, and where each adapter is."""
     from service.commands.run import read_input  # noqa: PLC0415
     from service.reports.plan import plan_report  # noqa: PLC0415
-    from service.schemas import PlanSchema, parse  # noqa: PLC0415
+    from service.schemas.border import parse  # noqa: PLC0415
+    from service.schemas.plan import PlanSchema  # noqa: PLC0415
 
     out.write_text(plan_report(parse(PlanSchema, read_input(plan))), encoding="utf-8")
 

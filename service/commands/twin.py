@@ -56,7 +56,9 @@ def simulate(  # noqa: PLR0913, PLR0917 (a command's options)
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Simulate one GPU that serves the whole workload."""
-    from service.schemas import WorkloadSchema, parse, report_document, server_for  # noqa: PLC0415
+    from service.schemas.border import parse  # noqa: PLC0415
+    from service.schemas.simulation import report_document, server_for  # noqa: PLC0415
+    from service.schemas.workload import WorkloadSchema  # noqa: PLC0415
     from twin.errors import InvalidInputError  # noqa: PLC0415
     from twin.fleet_traces import stream_of  # noqa: PLC0415
     from twin.memory import required_kv_tokens  # noqa: PLC0415

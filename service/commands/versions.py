@@ -26,7 +26,7 @@ ACTOR = "command line"
 @surrogates_app.command("list")
 def list_versions(json: Json = False) -> None:  # noqa: FBT002
     """Print every version, shipped and published."""
-    from service.schemas_versions import SurrogateListSchema, SurrogateSchema  # noqa: PLC0415
+    from service.schemas.versions import SurrogateListSchema, SurrogateSchema  # noqa: PLC0415
 
     with _versions() as (versions, _):
         told = [SurrogateSchema.from_listed(one) for one in versions.listing()]
@@ -98,7 +98,7 @@ def _versions() -> Iterator[tuple[Any, Any]]:
 
 
 def _tell(listed: Any, *, json: bool) -> None:
-    from service.schemas_versions import SurrogateSchema  # noqa: PLC0415
+    from service.schemas.versions import SurrogateSchema  # noqa: PLC0415
 
     told = SurrogateSchema.from_listed(listed)
     if json:

@@ -134,7 +134,7 @@ def import_workload(  # noqa: PLR0913, PLR0917 (a command's options)
     from service.imports.prometheus import Counters  # noqa: PLC0415
     from service.imports.sources import HowToRead, counters_of, log_bytes, sources_of  # noqa: PLC0415
     from service.imports.tally import RateRule  # noqa: PLC0415
-    from service.schemas import WorkloadSchema  # noqa: PLC0415
+    from service.schemas.workload import WorkloadSchema  # noqa: PLC0415
 
     custom = None
     if requests_metric is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from service.errors import ExportError
 
 if TYPE_CHECKING:
-    from service.schemas import PlanSchema
+    from service.schemas.plan import PlanSchema
 
 PORT = 8000
 """Port of each server within its container, and of the first one on a host."""

@@ -11,8 +11,7 @@ from service.agent.points import Point
 from service.errors import InvalidRequestError
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
-from service.schemas import parse
-from service.schemas_agents import (
+from service.schemas.agents import (
     AddedSchema,
     AgentListSchema,
     AgentSchema,
@@ -30,6 +29,7 @@ from service.schemas_agents import (
     WorkOutcomeRequest,
     WorkSchema,
 )
+from service.schemas.border import parse
 from service.services.drift import LiveSample
 
 router = APIRouter(tags=["agents"])

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError
 from service.observability import HELD_BODY_BYTES
-from service.schemas import ProblemSchema
+from service.schemas.problems import ProblemSchema
 from service.structure import SMALL_BYTES, check_structure
 
 if TYPE_CHECKING:

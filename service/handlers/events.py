@@ -13,7 +13,7 @@ from service.handlers.bodies import problems
 from service.handlers.dependencies import services_of
 from service.handlers.jobs import STORE_DOWN
 from service.observability import EVENT_STREAMS
-from service.schemas import JobSchema
+from service.schemas.jobs import JobSchema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

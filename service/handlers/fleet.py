@@ -8,14 +8,17 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, json_response, ready_services, services_of
-from service.schemas import ColumnarWorkloadSchema, GpusNeededSchema, PlanSchema, WorkloadSchema, parse
-from service.schemas_fleet import (
+from service.schemas.border import parse
+from service.schemas.fleet import (
+    GpusNeededSchema,
     HistorySchema,
     InForceListSchema,
     InForceSchema,
     RatesRequest,
     RunningRequest,
 )
+from service.schemas.plan import PlanSchema
+from service.schemas.workload import ColumnarWorkloadSchema, WorkloadSchema
 from service.storage.history import MAX_POINTS
 
 router = APIRouter(tags=["fleet"])

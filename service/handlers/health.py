@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.handlers.bodies import problems
 from service.handlers.dependencies import answer_of, services_of
 from service.observability import REGISTRY
-from service.schemas import HealthSchema
+from service.schemas.health import HealthSchema
 
 router = APIRouter(tags=["health"])
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
-from service.schemas import JobListSchema, JobSchema, SimulateRequest
+from service.schemas.jobs import JobListSchema, JobSchema
+from service.schemas.simulation import SimulateRequest
 from service.storage.jobs import JobRecord, JobState  # noqa: TC001 (FastAPI reads the annotations)
 
 router = APIRouter(tags=["jobs"])

@@ -8,15 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import bodies_of, json_response, ready_services, services_of
-from service.schemas import (
-    ColumnarWorkloadSchema,
-    DeltaSchema,
-    PlanOutcomeSchema,
-    PlanSchema,
-    ReplaceRequest,
-    WorkloadSchema,
-)
-from service.schemas_what_if import WhatIfRequest, WhatIfSchema
+from service.schemas.plan import DeltaSchema, PlanOutcomeSchema, PlanSchema
+from service.schemas.what_if import WhatIfRequest, WhatIfSchema
+from service.schemas.workload import ColumnarWorkloadSchema, ReplaceRequest, WorkloadSchema
 
 router = APIRouter(tags=["placement"])
 

@@ -15,7 +15,8 @@ from placer.errors import InvalidProblemError
 from service.errors import BodyTimeoutError, InvalidRequestError, ServiceError, UnauthenticatedError
 from service.handlers.bodies import PROBLEM_JSON
 from service.observability import REFUSED
-from service.schemas import ProblemSchema, field_path
+from service.schemas.border import field_path
+from service.schemas.problems import ProblemSchema
 from twin.errors import InvalidInputError
 
 if TYPE_CHECKING:

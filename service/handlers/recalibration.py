@@ -8,8 +8,9 @@ from structlog.contextvars import get_contextvars
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
 from service.handlers.jobs import STORE_DOWN, accepted
-from service.schemas import JobSchema, parse
-from service.schemas_recalibration import (
+from service.schemas.border import parse
+from service.schemas.jobs import JobSchema
+from service.schemas.recalibration import (
     MeasurementSetListSchema,
     MeasurementSetRequest,
     MeasurementSetSchema,

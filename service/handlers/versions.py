@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Request, Response
 
 from service.handlers.bodies import READING, describe_body, problems
 from service.handlers.dependencies import answer_of, bodies_of, services_of
-from service.schemas import parse
-from service.schemas_versions import (
+from service.schemas.border import parse
+from service.schemas.versions import (
     CalibrationListSchema,
     RollBackRequest,
     SurrogateListSchema,

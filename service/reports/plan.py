@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from service.reports.page import Section, as_image, number, page
 
 if TYPE_CHECKING:
-    from service.schemas import GpuSchema, PlanSchema
+    from service.schemas.plan import GpuSchema, PlanSchema
 
 BAR_INCHES = 0.28
 BAR_HEIGHT = 0.27

@@ -26,7 +26,7 @@ from service.storage.workloads import WITHDRAWN, FleetKey
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from service.schemas_fleet import RatesRequest
+    from service.schemas.fleet import RatesRequest
     from service.services.bounded import BoundedPool
     from service.services.clock import Clock
     from service.services.placement import PlacementService, Plan

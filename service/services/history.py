@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from service.schemas_fleet import HistoryPointSchema, HistorySchema
+from service.schemas.fleet import HistoryPointSchema, HistorySchema
 from service.services.rounds import survived
 from service.storage.history import GpuCounts, RunningReport
 

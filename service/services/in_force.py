@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from service.errors import NoPlanError
-from service.schemas import GpusNeededSchema
+from service.schemas.fleet import GpusNeededSchema
 from service.services.placement import encode_plan
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from placer.verify import HORIZON_S, verify
 from service.errors import InvalidRequestError
 from service.observability import PLACEMENT_ADAPTERS
 from service.reading import read_workload
-from service.schemas import OptionsSchema
+from service.schemas.workload import OptionsSchema
 from service.tracing import span
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _check_verifiable(problem: PlacementProblem, settings: Settings) -> None:
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Return the plan as the contract's JSON (`service.schemas.PlanSchema`)."""
+    """Return the plan as the contract's JSON (`service.schemas.plan.PlanSchema`)."""
     return orjson.dumps(plan_document(plan))
 
 

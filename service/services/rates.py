@@ -9,7 +9,7 @@ import orjson
 from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from service.schemas_fleet import RatesRequest
+    from service.schemas.fleet import RatesRequest
 
 
 def with_rates(document: bytes, request: RatesRequest) -> bytes:

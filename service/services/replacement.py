@@ -11,7 +11,7 @@ from placer.errors import InvalidProblemError
 from placer.replicas import re_place_replicated
 from service.errors import InvalidRequestError
 from service.reading import WorkloadRequest
-from service.schemas import ReplaceRequest
+from service.schemas.workload import ReplaceRequest
 from service.services.limits import check_size
 from service.services.placement import NOT_ASKED, Plan, plan_document, plan_id_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from placer.delta import PlacementDelta
-    from service.schemas import CurrentSchema
+    from service.schemas.workload import CurrentSchema
     from service.services.placement import PlacementService
     from service.settings import Settings
 
@@ -89,7 +89,7 @@ def running_gpus(current: CurrentSchema, adapter_ids: Sequence[str]) -> tuple[Ru
 
 
 def encode_delta(plan: Plan, delta: PlacementDelta) -> bytes:
-    """Return the plan and its difference as JSON (`service.schemas.DeltaSchema`)."""
+    """Return the plan and its difference as JSON (`service.schemas.plan.DeltaSchema`)."""
     document = plan_document(plan)
     document["feasible"] = delta_holds(delta)
     document["gap"] = document["gap"] if document["feasible"] else None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from service.errors import InvalidRequestError
-from service.schemas import SimulateRequest, parse
+from service.schemas.border import parse
+from service.schemas.simulation import SimulateRequest
 from service.services.limits import check_size
 from twin.calibration import calibration_digest, load_calibration, shipped_calibration_ids
 from twin.errors import InvalidInputError

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.errors import NotFoundError, ServiceError
 from service.observability import UNQUEUED_VERIFICATIONS
-from service.schemas import PlanOutcomeSchema, PlanSchema, VerificationSchema
+from service.schemas.plan import PlanOutcomeSchema, PlanSchema, VerificationSchema
 
 if TYPE_CHECKING:
     from service.services.bounded import BoundedPool

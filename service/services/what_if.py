@@ -16,8 +16,9 @@ from placer.replicas import place_replicated
 from placer.what_if import Change, consequence
 from service.errors import InvalidRequestError
 from service.reading import WorkloadRequest
-from service.schemas import OptionsSchema, WorkloadSchema, parse
-from service.schemas_what_if import ChangeSchema, WhatIfRequest
+from service.schemas.border import parse
+from service.schemas.what_if import ChangeSchema, WhatIfRequest
+from service.schemas.workload import OptionsSchema, WorkloadSchema
 from service.services.limits import check_size
 from service.services.placement import number_or_none, unplaced_documents
 from service.services.replacement import delta_holds, running_gpus, unmended_documents
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from placer.placement import Placement
     from placer.problem import PlacementProblem
     from placer.what_if import Consequence
-    from service.schemas import AdapterSchema
+    from service.schemas.workload import AdapterSchema
     from service.services.placement import PlacementService, Plan
     from service.settings import Settings
     from twin.domain import Workload
@@ -79,7 +80,7 @@ class WhatIfService:
         return request
 
     def answer(self, request: WhatIfRequest, in_force: Plan | None) -> bytes:
-        """Return the encoded answer (`service.schemas_what_if.WhatIfSchema`).
+        """Return the encoded answer (`service.schemas.what_if.WhatIfSchema`).
 
         Parameters
         ----------

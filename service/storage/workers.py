@@ -25,7 +25,7 @@ class WorkerStore:
         self._queues = [job_queue(name, client, settings) for name in QUEUES]
 
     def listing(self) -> dict[str, list[dict[str, Any]]]:
-        """Return workers and queues (`service.schemas_recalibration.WorkerListSchema`)."""
+        """Return workers and queues (`service.schemas.recalibration.WorkerListSchema`)."""
         with store_call():
             workers = Worker.all(connection=self._client, serializer=JSONSerializer)
             return {

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import structlog
 
-from service.schemas import SimulateRequest, report_document
+from service.schemas.simulation import SimulateRequest, report_document
 from service.services.catalog import Catalog
 from service.services.placement import PlacementService, encode_plan
 from service.settings import Settings
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of one twin run (`service.schemas.SimulateRequest`), its calibration named."""
+    """Return a report of the twin (`service.schemas.simulation.SimulateRequest`), its calibration named."""
     request = SimulateRequest.model_validate(payload["request"])
     assert request.calibration_id is not None, "a queued run names its calibration"
     calibration = _versions(Settings()).calibration(request.calibration_id, payload["calibration_digest"])
@@ -41,7 +41,7 @@ def run_simulation(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_verification(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan of a workload document as it is after its replay (`service.schemas.PlanSchema`).
+    """Return the plan of a workload document as it is after its replay (`service.schemas.plan.PlanSchema`).
 
     The plan is made again, with the version that made it: the same document and surrogate give the same one.
     """

@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from service.cli import app, run_command_line
-from service.schemas import PlanSchema, WorkloadSchema
+from service.schemas.plan import PlanSchema
+from service.schemas.workload import WorkloadSchema
 from tests.support.peft_folders import write_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 
 from service.cli import run_command_line
 from service.exports.formats import FORMATS
-from service.schemas import DeltaSchema, PlanSchema
-from service.schemas_what_if import WhatIfSchema
+from service.schemas.plan import DeltaSchema, PlanSchema
+from service.schemas.what_if import WhatIfSchema
 from tests.support.peft_folders import write_adapter
 from tests.support.service_process import ROOT, clean_environment
 from tests.support.trace_files import AZURE, servegen_files, table, write_text

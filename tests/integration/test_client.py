@@ -17,7 +17,7 @@ from service.client import (
     UnreachableError,
 )
 from service.openapi import openapi_document
-from service.schemas import HealthSchema
+from service.schemas.health import HealthSchema
 from service.settings import Settings
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 

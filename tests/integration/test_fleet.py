@@ -1,7 +1,7 @@
 import pytest
 
 from placer.problem import DEFAULT_NUM_TRIALS
-from service.schemas import GpusNeededSchema
+from service.schemas.fleet import GpusNeededSchema
 from tests.integration.conftest import HandClock
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA, QWEN, adapter_document, workload_document

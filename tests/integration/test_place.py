@@ -1,6 +1,6 @@
 import pytest
 
-from service.schemas import PlanSchema
+from service.schemas.plan import PlanSchema
 from tests.support.workload_documents import (
     LLAMA_CALIBRATION,
     adapter_document,

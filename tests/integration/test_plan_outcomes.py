@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from service.process import spawn_tethered, stop
-from service.schemas import PlanOutcomeSchema
+from service.schemas.plan import PlanOutcomeSchema
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import workload_document
 

@@ -1,6 +1,6 @@
 import pytest
 
-from service.schemas import DeltaSchema
+from service.schemas.plan import DeltaSchema
 from tests.support.workload_documents import adapter_document, workload_document
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from service.schemas import DeltaSchema, PlanSchema
-from service.schemas_what_if import WhatIfSchema
+from service.schemas.plan import DeltaSchema, PlanSchema
+from service.schemas.what_if import WhatIfSchema
 from tests.support.workload_documents import adapter_document, workload_document
 
 

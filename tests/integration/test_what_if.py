@@ -1,7 +1,7 @@
 import pytest
 
 from placer.problem import DEFAULT_NUM_TRIALS
-from service.schemas_what_if import WhatIfSchema
+from service.schemas.what_if import WhatIfSchema
 from tests.support.workload_documents import LLAMA, adapter_document, workload_document
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service.errors import InvalidRequestError, ServiceError
 from service.kernels.json_scan import scan
 from service.reading import read_workload
-from service.schemas import WorkloadSchema
+from service.schemas.workload import WorkloadSchema
 from service.settings import Settings
 from service.structure import MAX_DEPTH, check_structure
 from tests.support import json_scan_oracle

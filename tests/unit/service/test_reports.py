@@ -11,7 +11,7 @@ from service.cli import run_command_line
 from service.drill.variants import changed
 from service.reports.plan import plan_report
 from service.reports.validation import TREE, TWIN, validation_report
-from service.schemas import PlanSchema
+from service.schemas.plan import PlanSchema
 from tests.support.measured_tables import RUN, write_table
 from tests.support.plans import plan_document
 from tests.support.workload_documents import LLAMA_CALIBRATION

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequestError, MalformedBodyError
-from service.schemas import MANY_FIELDS, SimulateRequest, WorkloadSchema, field_path, parse
+from service.schemas.border import MANY_FIELDS, field_path, parse
+from service.schemas.simulation import SimulateRequest
+from service.schemas.workload import WorkloadSchema
 from tests.support.workload_documents import adapter_document, simulation_document, workload_document
 from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS
 from twin.traffic import ARRIVAL_LAWS

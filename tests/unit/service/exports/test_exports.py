@@ -18,7 +18,7 @@ from service.errors import ExportError
 from service.exports.fleet import ExportOptions, fleet_of
 from service.exports.formats import FORMATS
 from service.exports.operators import resource_name
-from service.schemas import PlanSchema
+from service.schemas.plan import PlanSchema
 from tests.support.plans import plan_document
 from tests.support.public_schemas import COMPOSE, LORA_ADAPTER, MODEL_ADAPTER, check
 

@@ -6,14 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from service.schemas import (
-    AdapterSchema,
-    Border,
-    CurrentSchema,
-    OptionsSchema,
-    UnmendedSchema,
-    UnplacedSchema,
-)
+from service.schemas.border import Border
+from service.schemas.plan import UnmendedSchema, UnplacedSchema
+from service.schemas.workload import AdapterSchema, CurrentSchema, OptionsSchema
 
 MAX_CHANGES = 32
 

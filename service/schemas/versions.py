@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas import Border
+from service.schemas.border import Border
 from twin.calibration import calibration_digest
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 (pydantic reads the annotations)
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas import Border, parse
+from service.schemas.border import Border, parse
 from service.services.measuring import MAX_NAME, MeasuringTarget
 from service.services.recalibration import RecalibrationRequest
 from twin.measured import DEFAULT_ENGINE_VERSION

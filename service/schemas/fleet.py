@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 (pydantic reads the annotations)
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import InvalidRequestError
-from service.schemas import MAX_SHOWN, Border, parse
+from service.schemas.border import MAX_SHOWN, Border, parse
 from twin.domain import MAX_RATE_RPS
 
 if TYPE_CHECKING:
@@ -60,6 +60,22 @@ def _is_rate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return 0 < value <= MAX_RATE_RPS  # false for NaN
+
+
+class GpusNeededSchema(BaseModel):
+    """How many GPUs to ask for: up at once, down late. `stale` when not confirmed lately."""
+
+    gpus_needed: int = Field(description="Never below what the plan in force uses.")
+    raw: int | None = Field(description="GPUs of the plan in force; null where none can serve any of it.")
+    lower_bound: int
+    reason: str
+    as_of: datetime
+    stale: bool
+    age_s: float
+    feasible: bool
+    plan_id: str
+    base_model: str
+    gpu_type: str
 
 
 class InForceSchema(BaseModel):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas import Border
+from service.schemas.border import Border
 from service.storage.agents import AgentRecord
 from twin.domain import MAX_RANK, MAX_TOKENS
 
