@@ -122,7 +122,8 @@ def test_the_same_with_asyncio(url):
         async with AsyncClient(url) as service:
             plan = await service.put_workload(workload_document(6))
             assert (await service.gpus_needed()).gpus_needed >= plan.num_gpus
-            assert (await service.plan()).plan_id == (await service.place(workload_document(6))).plan_id
+            assert (await service.plan()).plan_id == plan.plan_id
+            assert (await service.place(workload_document(6))).num_gpus >= plan.num_gpus
             assert (await service.patch_rates({"adapter-0": 0.2})).num_gpus >= 1
             assert (await service.what_if({"changes": [{"scale_rates": 2}]})).changes[0].feasible
             job = await service.simulate(simulation_document(seed=7))
