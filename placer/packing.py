@@ -14,6 +14,7 @@ from placer.explain import binding_constraint, head_room
 from placer.improvement import search
 from placer.kernels import packing as kernel
 from placer.kernels.acceptance import Oracle
+from placer.kernels.balancing import balance
 from placer.kernels.best_case import utilisation_of_each
 from placer.latency import shortest_requests
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
@@ -110,7 +111,9 @@ def place(problem: PlacementProblem) -> Placement:
 def first_packing(problem: PlacementProblem, tables: Tables) -> Packing:
     """Return a packing before any search; which adapters it leaves without a GPU, no search changes."""
     if problem.objective == "min_latency":
-        return spread_over(tables, tables.max_gpus)
+        fleet = empty_fleet(len(tables.items.share), tables.max_gpus)
+        used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
+        return Packing(fleet=fleet, num_gpus=used)
     if problem.num_trials == 0:
         return run(tables, VARIANTS[0])
     return min(packings(tables), key=lambda packing: packing.quality)
@@ -122,7 +125,7 @@ def finished(problem: PlacementProblem, tables: Tables, packing: Packing) -> Pla
     searches = problem.objective == "min_gpus" and problem.num_trials > 0
     if searches and packing.quality > (0, found.best):
         found = bounds.tightened(problem, found)
-        packing = spread_over_fewer(tables, packing, found.best)
+        packing = balanced_over_fewer(tables, packing, found.best)
         packing = improved(tables, packing, found.best, problem.num_trials)
     return assemble(problem, tables, packing, found)
 
@@ -147,24 +150,22 @@ def packings(tables: Tables) -> Iterator[Packing]:
             return
 
 
-def spread_over_fewer(tables: Tables, packing: Packing, wanted: int) -> Packing:
+def balanced_over_fewer(tables: Tables, packing: Packing, wanted: int) -> Packing:
     """Return the packing that spreads the load evenly over the fewest GPUs, while those are fewer.
 
     Filling one GPU after the other leaves little room that is the right one for the last adapters.
     """
+    order = placing_order(tables, VARIANTS[0])
+    order = order[packing.fleet.gpu_of[order] >= 0]
     while packing.num_gpus > max(wanted, 1):
-        fewer = spread_over(tables, packing.num_gpus - 1)
-        if fewer.quality >= packing.quality:
+        fleet = empty_fleet(len(tables.items.share), packing.num_gpus - 1)
+        num_gpus = balance(tables.oracle, tables.items, order, fleet, np.empty(NUM_FEATURES, np.float32))
+        if num_gpus < 0:
             break
-        packing = fewer
+        is_left_out = packing.fleet.gpu_of < 0
+        fleet.gpu_of[is_left_out] = packing.fleet.gpu_of[is_left_out]
+        packing = Packing(fleet=fleet, num_gpus=num_gpus)
     return packing
-
-
-def spread_over(tables: Tables, num_gpus: int) -> Packing:
-    """Return a packing over so many GPUs at most, the load spread so that the slowest answers soonest."""
-    fleet = empty_fleet(len(tables.items.share), num_gpus)
-    used = shortest_requests(tables.oracle, tables.items, tables.candidates, fleet)
-    return Packing(fleet=fleet, num_gpus=used)
 
 
 def improved(tables: Tables, packing: Packing, wanted: int, budget: int) -> Packing:
@@ -179,7 +180,8 @@ def compile_search(problem: PlacementProblem) -> None:
     """Run the search and the fine bound once, so that no later caller waits for the compiler."""
     tables = build_tables(problem)
     bounds.least_shares(problem, bounds.FINE)
-    spread_over(tables, 1)
+    one_gpu = empty_fleet(len(tables.items.share), 1)
+    balance(tables.oracle, tables.items, tables.candidates, one_gpu, np.empty(NUM_FEATURES, np.float32))
     improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)
 
 

@@ -9,7 +9,7 @@ from placer.bench import CALIBRATION_ID
 from placer.bounds import workload_utilisation
 from placer.families import family_workload
 from placer.kernels.packing import SLOTS_FOR_ALL
-from placer.packing import VARIANTS, assemble, build_tables, place, run, spread_over_fewer
+from placer.packing import VARIANTS, assemble, balanced_over_fewer, build_tables, place, run
 from tests.support.packing_oracle import MAX_TREE_RISK, Oracle, fewest_gpus
 from tests.support.packing_problems import (
     constant_tree,
@@ -138,22 +138,22 @@ def test_small_plans_are_optimal_for_nearly_all_of_fifty_workloads():
 
 @settings(max_examples=num_examples(100), deadline=None)
 @given(problems(), st.integers(1, 4))
-def test_spreading_over_fewer_gpus_loses_no_adapter_and_goes_no_lower_than_wanted(problem, wanted):
+def test_balancing_over_fewer_gpus_loses_no_adapter_and_goes_no_lower_than_wanted(problem, wanted):
     tables = build_tables(problem)
     filled = run(tables, VARIANTS[0])
-    spread = spread_over_fewer(tables, filled, wanted)
-    assert spread.quality <= filled.quality
-    assert spread.num_gpus >= min(filled.num_gpus, wanted)
-    check_laws(problem, assemble(problem, tables, spread, tables.bounds))
+    balanced = balanced_over_fewer(tables, filled, wanted)
+    assert balanced.quality <= filled.quality
+    assert balanced.num_gpus >= min(filled.num_gpus, wanted)
+    check_laws(problem, assemble(problem, tables, balanced, tables.bounds))
 
 
-def test_spreading_needs_fewer_gpus_where_the_lengths_of_requests_differ():
+def test_balancing_needs_fewer_gpus_where_the_lengths_of_requests_differ():
     calibration = load_calibration(CALIBRATION_ID)
     workload = family_workload("mixed-lengths", 1, 1000, calibration)
     problem = make_problem(workload, load_shipped(CALIBRATION_ID), calibration=calibration, num_trials=0)
     tables = build_tables(problem)
     filled = run(tables, VARIANTS[0])
-    assert spread_over_fewer(tables, filled, 1).quality < filled.quality
+    assert balanced_over_fewer(tables, filled, 1).quality < filled.quality
 
 
 def test_the_same_problem_gets_the_same_plan():
