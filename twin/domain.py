@@ -345,9 +345,10 @@ class Workload:
                     )
 
     def _check_ids(self) -> None:
-        for row, adapter_id in enumerate(self.adapter_ids):
-            if not is_adapter_id(adapter_id):
-                raise InvalidInputError(f"adapters[{row}].id", _id_rule(adapter_id))
+        lengths = [*map(len, self.adapter_ids)]
+        if min(lengths) < 1 or max(lengths) > MAX_ID_LENGTH or _CONTROL.search("".join(self.adapter_ids)):
+            row = next(row for row, name in enumerate(self.adapter_ids) if not is_adapter_id(name))
+            raise InvalidInputError(f"adapters[{row}].id", _id_rule(self.adapter_ids[row]))
         if len(set(self.adapter_ids)) < len(self.adapter_ids):
             repeated, _ = Counter(self.adapter_ids).most_common(1)[0]
             row = len(self.adapter_ids) - 1 - self.adapter_ids[::-1].index(repeated)
