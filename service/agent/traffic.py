@@ -28,6 +28,8 @@ FIRST_PLAIN_TOKEN = 300
 """Ids below it may be special tokens or single bytes."""
 
 CONNECT_S = 30.0
+IDLE_S = 1.0
+"""A connection idle for longer is not used again: vLLM closes those that were idle for five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ def prompt_of(seed: int, num_tokens: int, vocab_size: int) -> tuple[int, ...]:
 @asynccontextmanager
 async def connection(url: str, *, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
     """Hold a client of one server with as many connections as it takes."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=1000)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=IDLE_S)
     timeout = httpx.Timeout(timeout_s, connect=CONNECT_S, pool=None)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout) as http:
         yield http
