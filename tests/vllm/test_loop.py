@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.agent.checking import RunPlan, run_open_loop, stream_of_run
@@ -111,8 +112,14 @@ def planned(service, offered_tok_s):
         for number, share in enumerate(shares)
     ]
     document = {"base_model": SMALL_MODEL_NAME, "gpu_type": GPU_TYPE, "adapters": adapters}
-    plan = service.client.post("/place", json=document).raise_for_status().json()
-    return plan, {row["id"]: row["rate_rps"] for row in adapters}
+    answer = wait_until(  # a process follows what was published within seconds
+        lambda: (
+            (found := service.client.post("/place", json=document)).status_code == httpx.codes.OK and found
+        ),
+        timeout_s=60,
+        what="the published surrogate in force",
+    )
+    return answer.json(), {row["id"]: row["rate_rps"] for row in adapters}
 
 
 class Replay:
