@@ -37,6 +37,10 @@ SIZES = (100, 1000)
 
 SIZES_OF = {"seed-paper": (100, 384, 1280), "seed-azure": (320, 1280), "servegen": (100, 400)}
 
+GROWTH_FAMILIES = ("zipf", "seed-paper")
+GROWTH_SIZES = (1_000, 10_000, 100_000)
+"""Adapters of the first plans whose time is told as it grows."""
+
 NUM_TIMINGS = 5
 ALL_FAMILIES = "all"
 KNOWN_FAMILIES = (*FAMILIES, *TRACE_FAMILIES)
@@ -63,7 +67,8 @@ def bench_place(
 
     `placement_ms` is the median time of the first plan, compiled, on this machine; `search_ms` that of
     the answer, with the search for fewer GPUs and the fine bound. Families of traces that are absent are
-    left out with a line on standard error.
+    left out with a line on standard error. ``growth`` has the median time of first plans of up to a hundred
+    thousand adapters.
 
     Parameters
     ----------
@@ -81,7 +86,22 @@ def bench_place(
         for name in families
         for instance in _instances(name, seed, calibration, surrogate, sizes)
     ]
-    return {"instances": instances}
+    return {"instances": instances, "growth": _growth(families, seed, calibration, surrogate)}
+
+
+def _growth(
+    families: Sequence[str], seed: int, calibration: Calibration, surrogate: Surrogate
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "family": instance.family,
+            "num_adapters": instance.problem.workload.num_adapters,
+            "placement_ms": _median_ms(replace(instance.problem, num_trials=0)),
+        }
+        for family in GROWTH_FAMILIES
+        if family in families
+        for instance in _instances(family, seed, calibration, surrogate, GROWTH_SIZES)
+    ]
 
 
 def _instances(
