@@ -10,8 +10,8 @@ from service.kernels.json_scan import scan
 MAX_DEPTH = 32
 """Nothing of ours is as deep."""
 
-SMALL_BYTES = 64 * 1024
-"""A shorter text is read in a few milliseconds, whatever it holds."""
+SMALL_BYTES = 128 * 1024
+"""A shorter text is read within ten milliseconds, whatever it holds."""
 
 
 def check_structure(document: bytes, max_values: int) -> None:
