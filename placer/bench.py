@@ -217,6 +217,9 @@ MARGIN_ROWS: tuple[dict[str, float], ...] = (
 """Changes to `placer.margins.DEFAULT_MARGINS`, one at a time; the first row changes nothing."""
 
 MARGIN_SIZES = (100, 600)
+TINY_SHARE = 1e-4
+"""A `Margins.risk_share` with which the tree refuses only beyond `MAX_TREE_RISK`."""
+
 TREE_RISKS = (0.01, 0.05, 0.1, 0.2, 0.3, MAX_TREE_RISK)
 """What the tree for starvation says at most, row by row; `Margins.risk_share` is read from the table."""
 
@@ -260,12 +263,13 @@ def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = No
 
 def _by_tree_risk(instances: Sequence[_Instance]) -> list[dict[str, float]]:
     said, starved = [], []
+    margins = replace(DEFAULT_MARGINS, risk_share=TINY_SHARE)
     for instance in instances:
-        problem = replace(instance.problem, num_trials=0, starvation_risk=MAX_TREE_RISK)
+        problem = replace(instance.problem, num_trials=0, margins=margins)
         placement = place(problem)
         said += [gpu.predicted.starvation_probability for gpu in placement.gpus]
         starved += [report.starved for report in replay(placement, problem, seed=instance.seed)]
-    rows = np.searchsorted(TREE_RISKS, np.array(said) / DEFAULT_MARGINS.risk_share - ROUNDING)
+    rows = np.searchsorted(TREE_RISKS, np.array(said) / TINY_SHARE - ROUNDING)
     return [
         {
             "tree_risk": tree_risk,

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from placer.problem import PlacementProblem
 
-RISK_RESOLUTION = 0.002
-"""The trees do not tell smaller chances apart: no GPU's allowance is below it."""
+RISK_RESOLUTION = 0.01
+"""The tree for starvation does not tell smaller chances apart."""
 
 
 class Variant(NamedTuple):
@@ -137,7 +137,12 @@ def risk_allowance(problem: PlacementProblem, num_gpus: int) -> float:
     the trees can tell apart.
     """
     spread = 1 - (1 - problem.starvation_risk) ** (1 / max(num_gpus, 1))
-    return min(problem.starvation_risk, max(spread, RISK_RESOLUTION))
+    return min(problem.starvation_risk, max(spread, least_allowance(problem)))
+
+
+def least_allowance(problem: PlacementProblem) -> float:
+    """Return the chance of starvation that a GPU of the largest fleet may have."""
+    return min(problem.starvation_risk, problem.margins.risk_share * RISK_RESOLUTION)
 
 
 def packings(tables: Tables) -> Iterator[Packing]:

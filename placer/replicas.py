@@ -13,10 +13,10 @@ import numpy as np
 
 from placer.delta import re_place
 from placer.packing import (
-    RISK_RESOLUTION,
     build_tables,
     finished,
     first_packing,
+    least_allowance,
     place,
     traffic_columns,
     unplaced_of,
@@ -115,7 +115,7 @@ def _fewest(problem: PlacementProblem, row: int) -> int:
         max_gpus=None,
         num_trials=0,
         # What one GPU of the largest fleet is allowed: each part must fit in the plan too.
-        starvation_risk=min(problem.starvation_risk, RISK_RESOLUTION),
+        starvation_risk=least_allowance(problem),
     )
     part = alone.workload
     for count in range(1, problem.max_replicas + 1):
