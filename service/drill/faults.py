@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from service.bench import bench_workload
-from service.drill.load import CALL_TIMEOUT_S, Load
+from service.drill.callers import CALL_TIMEOUT_S
+from service.drill.load import Load
 from service.drill.waiting import POLL_S, wait_for
 from service.trial import temporary_service
 

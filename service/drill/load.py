@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,17 @@ import httpx
 import orjson
 
 from service.bench import bench_workload
+from service.drill.callers import CALL_TIMEOUT_S, MAX_TOLD, SIZES, Callers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.trial import TrialService
 
-SIZES = (12, 60, 200)
-"""Adapters of the workloads that are placed."""
-
 NUM_IN_FORCE = 96
-CALL_TIMEOUT_S = 10.0
 RATE_STEP_RPS = 1e-4
 PAUSES_S = {"place": 0.02, "read": 0.02, "write": 0.2, "queue": 0.5}
 """Of each caller between two calls: enough to keep the service busy, and its processes able to start."""
-
-MAX_TOLD = 20
 
 
 class Load:
@@ -50,16 +46,13 @@ class Load:
         self.jobs: set[str] = set()
         self.num_writes = 0
         self._service = service
-        self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._plan_of: dict[str, Any] = {}
         self._num_gpus_of: dict[str, int] = {}
         self._written: dict[str, set[float]] = {}
         self._writing = threading.Lock()
         steps = {"place": self._place, "read": self._read, "write": self._write, "queue": self._queue}
-        self._threads = [
-            threading.Thread(target=self._repeat, args=(step, PAUSES_S[name])) for name, step in steps.items()
-        ]
+        self._callers = Callers((partial(self._call, step), PAUSES_S[name]) for name, step in steps.items())
         self._numbers = count(1)
 
     def start(self) -> None:
@@ -68,14 +61,11 @@ class Load:
         answer = httpx.put(f"{self._service.url}/workload", json=document, timeout=CALL_TIMEOUT_S)
         answer.raise_for_status()
         self._written = {row["id"]: {row["rate_rps"]} for row in document["adapters"]}
-        for thread in self._threads:
-            thread.start()
+        self._callers.start()
 
     def stop(self) -> None:
         """End, once the calls that are open have."""
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+        self._callers.stop()
 
     def lost_writes(self, deadline_s: float) -> list[str]:
         """Return the adapters whose rate is neither the last acknowledged one nor one sent since.
@@ -100,16 +90,15 @@ class Load:
         rates = {row["id"]: row["rate_rps"] for row in answer.json()["adapters"]}
         return [name for name, possible in self._written.items() if rates.get(name) not in possible]
 
-    def _repeat(self, step: Callable[[httpx.Client], None], pause_s: float) -> None:
-        """Call again and again, each time over a new connection, so that any process may answer."""
-        while not self._stopped.wait(pause_s):
-            if not self._service.url:  # it is being started
-                continue
-            try:
-                with httpx.Client(base_url=self._service.url, timeout=CALL_TIMEOUT_S) as client:
-                    step(client)
-            except httpx.TransportError:
-                self._count("broken")
+    def _call(self, step: Callable[[httpx.Client], None]) -> None:
+        """Call over a new connection, so that any process may answer."""
+        if not self._service.url:  # it is being started
+            return
+        try:
+            with httpx.Client(base_url=self._service.url, timeout=CALL_TIMEOUT_S) as client:
+                step(client)
+        except httpx.TransportError:
+            self._count("broken")
 
     def _place(self, client: httpx.Client) -> None:
         size = SIZES[next(self._numbers) % len(SIZES)]

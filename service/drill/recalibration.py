@@ -14,8 +14,8 @@ import redis
 from rq.serializers import JSONSerializer
 
 from models.dataset import read_parquet
+from service.drill.callers import CALL_TIMEOUT_S
 from service.drill.clock import DAY_S, trial_clock, why_no_clock_jumps
-from service.drill.load import CALL_TIMEOUT_S
 from service.drill.measurements import twin_tables
 from service.drill.waiting import POLL_S, holds, wait_for
 from service.errors import UsageError

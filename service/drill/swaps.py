@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,7 +14,7 @@ import orjson
 import redis
 
 from service.bench import bench_workload
-from service.drill.load import CALL_TIMEOUT_S, MAX_TOLD
+from service.drill.callers import CALL_TIMEOUT_S, MAX_TOLD, SIZES, Callers
 from service.drill.variants import publish_changed
 from service.drill.waiting import wait_for
 from service.services.catalog import Catalog, load_catalog
@@ -24,7 +26,7 @@ from service.storage.versions import VersionStore
 from service.trial import temporary_service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from service.services.catalog import Target
@@ -35,7 +37,6 @@ VARIANT = 5
 
 NUM_PROCESSES = 3
 SETTINGS = {"processes": str(NUM_PROCESSES)}
-SIZES = (12, 60, 200)
 NUM_CALLERS = 3
 PAUSE_S = 0.01
 FOLLOW_DEADLINE_S = 60.0
@@ -59,11 +60,11 @@ def swap_drill(num_swaps: int) -> dict[str, Any]:
     with temporary_service(**SETTINGS) as service:
         pair = published(service.data_dir)
         load = SwapLoad(service.url, {version: answers_of(target) for version, target in pair.items()})
-        load.start()
+        load.callers.start()
         try:
             swaps = [_swap(service.url, load, list(pair), number) for number in range(num_swaps)]
         finally:
-            load.stop()
+            load.callers.stop()
     return {
         "processes": NUM_PROCESSES,
         "swaps": swaps,
@@ -121,6 +122,8 @@ class SwapLoad:
         Answers that are not what the version they name answers, and calls that failed.
     wrong
         The first of them, `MAX_TOLD` at most.
+    callers
+        To be started and stopped.
     """
 
     def __init__(self, url: str, expected: Mapping[str, Mapping[int, bytes]]) -> None:
@@ -132,21 +135,10 @@ class SwapLoad:
         self._latest: deque[tuple[float, str]] = deque(maxlen=NUM_IN_A_ROW)
         self._last_answer_s: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._repeat, args=(number,)) for number in range(NUM_CALLERS)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End, once the calls that are open have."""
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+        self.callers = Callers(
+            (partial(self._call, cycle(SIZES[first:] + SIZES[:first])), PAUSE_S)
+            for first in range(NUM_CALLERS)
+        )
 
     def wait_for(self, version: str) -> float:
         """Wait until every process answers with a version; return when another last answered, monotonic.
@@ -171,18 +163,15 @@ class SwapLoad:
                 (at_s for name, at_s in self._last_answer_s.items() if name != version), default=began_s
             )
 
-    def _repeat(self, number: int) -> None:
-        """Call again and again, each time over a new connection, so that any process may answer."""
-        while not self._stopped.wait(PAUSE_S):
-            size = SIZES[number % len(SIZES)]
-            number += 1
-            asked_s = time.monotonic()
-            try:
-                answer = httpx.post(f"{self._url}/place", content=BODIES[size], timeout=CALL_TIMEOUT_S)
-            except httpx.HTTPError as error:
-                self._tell(f"{size} adapters: {error!r}")
-            else:
-                self._judge(size, asked_s, answer)
+    def _call(self, sizes: Iterator[int]) -> None:
+        """Plan over a new connection, so that any process may answer."""
+        size, asked_s = next(sizes), time.monotonic()
+        try:
+            answer = httpx.post(f"{self._url}/place", content=BODIES[size], timeout=CALL_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            self._tell(f"{size} adapters: {error!r}")
+        else:
+            self._judge(size, asked_s, answer)
 
     def _judge(self, size: int, asked_s: float, answer: httpx.Response) -> None:
         if not answer.is_success:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from service.schemas.border import Border
 from service.schemas.plan import UnmendedSchema, UnplacedSchema
-from service.schemas.workload import AdapterSchema, CurrentSchema, OptionsSchema
+from service.schemas.workload import EXAMPLE, AdapterSchema, CurrentSchema, OptionsSchema
 
 MAX_CHANGES = 32
 
@@ -38,20 +38,7 @@ class WhatIfRequest(Border):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {
-                    "base_model": "llama-3.1-8b-instruct",
-                    "gpu_type": "h100-64gb",
-                    "adapters": [
-                        {
-                            "id": "a1",
-                            "rank": 16,
-                            "rate_rps": 0.1,
-                            "input_tokens_mean": 223,
-                            "output_tokens_mean": 197,
-                        }
-                    ],
-                    "changes": [{"name": "half as much again", "scale_rates": 1.5}, {"max_loras": 64}],
-                }
+                EXAMPLE | {"changes": [{"name": "half as much again", "scale_rates": 1.5}, {"max_loras": 64}]}
             ]
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, FailFast, Field
 
@@ -71,27 +71,28 @@ class OptionsSchema(Border):
     )
 
 
+EXAMPLE: dict[str, Any] = {
+    "base_model": "llama-3.1-8b-instruct",
+    "gpu_type": "h100-64gb",
+    "adapters": [
+        {
+            "id": "a1",
+            "rank": 16,
+            "rate_rps": 0.1,
+            "input_tokens_mean": 223,
+            "output_tokens_mean": 197,
+        }
+    ],
+}
+"""What the descriptions of bodies with a workload show."""
+
+
 class WorkloadSchema(Border):
     """A workload document: what is to be served, on what, and how to plan it."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [
-                {
-                    "base_model": "llama-3.1-8b-instruct",
-                    "gpu_type": "h100-64gb",
-                    "adapters": [
-                        {
-                            "id": "a1",
-                            "rank": 16,
-                            "rate_rps": 0.1,
-                            "input_tokens_mean": 223,
-                            "output_tokens_mean": 197,
-                        }
-                    ],
-                    "options": {"objective": "min_gpus", "starvation_risk": 0.05},
-                }
-            ]
+            "examples": [EXAMPLE | {"options": {"objective": "min_gpus", "starvation_risk": 0.05}}]
         }
     )
 
