@@ -4,7 +4,6 @@ import pytest
 
 from service.drill.measurements import twin_tables
 from service.drill.variants import publish_changed
-from service.services.drift import LiveSample, predicted
 from service.settings import Settings
 from service.storage.connection import connect
 from service.storage.files import FileExchange
@@ -12,9 +11,9 @@ from service.storage.versions import VersionStore
 from tests.browser.chromium import PATIENCE_S
 from tests.browser.conftest import running_service
 from tests.browser.fleets import skewed_workload
+from tests.support.live_samples import as_predicted
 from tests.support.waiting import wait_until
 from tests.support.workload_documents import LLAMA, LLAMA_CALIBRATION
-from twin.calibration import load_calibration
 
 SHORT = {
     "LOADMASTER_GATE_SLACK": "20",  # few rows teach less than many; here it counts that they arrive
@@ -32,17 +31,6 @@ AGENT = {
     "engine_version": "vllm-0.32.0",
     "base_models": ["small-random-llama"],
     "memory_bytes": 80 * 2**30,
-}
-LOAD = {
-    "calibration_id": LLAMA_CALIBRATION,
-    "duration_s": 60.0,
-    "max_loras": 32,
-    "max_lora_rank": 16,
-    "adapters": 32,
-    "rate_rps": 3.2,
-    "input_tokens_mean": 223.0,
-    "output_tokens_mean": 197.0,
-    "num_requests": 192,
 }
 
 
@@ -82,14 +70,8 @@ def wait_for_text(locator, *texts, meanwhile=lambda: None):
 
 def slow_sample(factor):
     """What an agent would send of a live server whose ITL is so many times the twin's."""
-    quiet = {"running": 0.0, "waiting": 0.0, "itl_ms": None, "tot_tok_s": 0.0}
-    report = predicted(LiveSample(**LOAD, **quiet), load_calibration(LLAMA_CALIBRATION))
-    return LOAD | {
-        "running": report.mean_num_requests_running,
-        "waiting": report.mean_num_requests_waiting,
-        "itl_ms": factor * report.itl.mean_ms,
-        "tot_tok_s": report.throughput_tok_s,
-    }
+    sample = as_predicted()
+    return sample | {"itl_ms": factor * sample["itl_ms"]}
 
 
 def test_an_agent_is_listed_with_what_it_measures_until_it_is_forgotten(service, agent, open_page):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -48,13 +49,19 @@ def collector():
     thread.join()
 
 
+@contextmanager
+def traced_service(directory, address):
+    with run_service(
+        directory / "data", LOADMASTER_OTEL_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="50"
+    ) as service:
+        service.client.headers["traceparent"] = f"00-{TRACE}-{CALLER}-01"
+        yield service
+
+
 def test_a_trace_goes_from_the_caller_through_the_request_to_the_placement(collector, tmp_path):
     address, spans = collector
-    headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
-    with run_service(
-        tmp_path / "data", LOADMASTER_OTEL_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="50"
-    ) as service:
-        service.client.post("/place", json=workload_document(4), headers=headers)
+    with traced_service(tmp_path, address) as service:
+        service.client.post("/place", json=workload_document(4))
         wanted = {"POST /place", "place"}
         wait_until(lambda: wanted <= spans.keys(), timeout_s=SPANS_S, what=f"spans of {wanted}")
     assert {spans[name].trace_id.hex() for name in wanted} == {TRACE}
@@ -66,11 +73,8 @@ def test_a_trace_goes_from_the_caller_through_the_request_to_the_placement(colle
 
 def test_a_job_of_a_worker_goes_on_with_the_trace_of_the_request_that_queued_it(collector, tmp_path):
     address, spans = collector
-    headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
-    with run_service(
-        tmp_path / "data", LOADMASTER_OTEL_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="50"
-    ) as service:
-        job = service.client.post("/simulate", json=simulation_document(), headers=headers).json()
+    with traced_service(tmp_path, address) as service:
+        job = service.client.post("/simulate", json=simulation_document()).json()
         wanted = {"POST /simulate", "simulate"}
         wait_until(lambda: wanted <= spans.keys(), timeout_s=SPANS_S, what=f"spans of {wanted}")
     assert {spans[name].trace_id.hex() for name in wanted} == {TRACE}

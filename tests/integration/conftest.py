@@ -13,6 +13,7 @@ from service.process import stop
 from service.protocol import GuardedProtocol
 from service.services.clock import Clock
 from service.settings import Settings
+from service.storage.connection import connect
 from service.storage.embedded import start_store, store_url
 from service.trial import START_DEADLINE_S
 from tests.support.waiting import wait_until
@@ -80,6 +81,19 @@ def client_without_store(tmp_path):
     running = RunningApp(make_settings(tmp_path))
     yield running.client
     running.close()
+
+
+@pytest.fixture
+def settings(store_dir):
+    """Of what asks the store of the session; a module may have its own."""
+    return make_settings(store_dir.parent, store_timeout_s=10.0)
+
+
+@pytest.fixture
+def redis_client(settings):
+    client = connect(settings)
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from service.storage.connection import connect
 from service.storage.embedded import start_store
 from tests.integration.conftest import RunningApp, make_settings
 from tests.support.agent_sets import KNOWN, MODEL, manifest, points_of
+from tests.support.live_samples import as_predicted
 from twin.measurement_set import manifest_to_json
 
 TARGET = MeasuringTarget(base_model=MODEL, gpu_type="cpu", engine_version="vllm-0.32.0")
@@ -314,33 +315,6 @@ def test_points_of_a_task_that_was_withdrawn_are_nobodys_and_leave_the_disk(site
 
 
 # --- Drift.
-
-LOAD = {
-    "calibration_id": LLAMA,
-    "duration_s": 60.0,
-    "max_loras": 32,
-    "max_lora_rank": 16,
-    "adapters": 32,
-    "rate_rps": 3.2,
-    "input_tokens_mean": 223.0,
-    "output_tokens_mean": 197.0,
-    "num_requests": 192,
-}
-
-
-def as_predicted(**changes):
-    from service.services.drift import LiveSample, predicted  # noqa: PLC0415
-    from twin.calibration import load_calibration  # noqa: PLC0415
-
-    quiet = {"running": 0.0, "waiting": 0.0, "itl_ms": None, "tot_tok_s": 0.0}
-    report = predicted(LiveSample(**LOAD, **quiet), load_calibration(LLAMA))
-    seen = {
-        "running": report.mean_num_requests_running,
-        "waiting": report.mean_num_requests_waiting,
-        "itl_ms": report.itl.mean_ms,
-        "tot_tok_s": report.throughput_tok_s,
-    }
-    return LOAD | seen | changes
 
 
 def send(site, sample, times=1):

@@ -13,7 +13,7 @@ from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringOutcome, MeasuringTarget
 from service.services.recalibration import RecalibrationRequest, RecalibrationService
 from service.services.retention import forget_old_datasets
-from service.storage.connection import connect, hold
+from service.storage.connection import hold
 from service.storage.files import FileExchange
 from service.storage.jobs import enqueue_due, job_queue
 from service.storage.leases import Silences, delete_job
@@ -27,13 +27,6 @@ LOST_AFTER_S = 20
 @pytest.fixture
 def settings(store_dir):
     return make_settings(store_dir.parent, store_timeout_s=10.0, job_heartbeat_s=LOST_AFTER_S)
-
-
-@pytest.fixture
-def redis_client(settings):
-    client = connect(settings)
-    yield client
-    client.close()
 
 
 class Leases:

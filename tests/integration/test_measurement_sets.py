@@ -12,13 +12,6 @@ from tests.support.measurement_sets import minimal_tables, table
 
 
 @pytest.fixture
-def redis_client(store_dir):
-    client = connect(make_settings(store_dir.parent))
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def sets(redis_client, tmp_path):
     return MeasurementSets(FileExchange(tmp_path / "here", redis_client))
 

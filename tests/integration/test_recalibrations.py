@@ -9,7 +9,6 @@ from service.services.clock import Clock
 from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringOutcome, MeasuringTarget
 from service.services.recalibration import RecalibrationRequest, RecalibrationService
-from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, job_queue
 from service.storage.waves import Wave
@@ -39,13 +38,6 @@ class Agents:
 @pytest.fixture
 def settings(store_dir):
     return make_settings(store_dir.parent, store_timeout_s=10.0, rows_a_batch=64)
-
-
-@pytest.fixture
-def redis_client(settings):
-    client = connect(settings)
-    yield client
-    client.close()
 
 
 @pytest.fixture

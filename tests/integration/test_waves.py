@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 
-from service.storage.connection import connect
 from service.storage.waves import Wave
-from tests.integration.conftest import make_settings
-
-
-@pytest.fixture
-def redis_client(store_dir):
-    client = connect(make_settings(store_dir.parent, store_timeout_s=10.0))
-    yield client
-    client.close()
 
 
 @pytest.fixture
