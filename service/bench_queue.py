@@ -92,9 +92,10 @@ def _worked_off(client: redis.Redis, settings: Settings, num_rows: int) -> dict[
 def _step(index: int) -> Step:
     return Step(
         step_id=f"bench_{index}",
+        name="batch",
         queue=TWIN_QUEUE,
         function="service.steps.batch.run",
-        payload={"index": index},
+        payload={"job_id": "bench", "index": index},
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
 
-from service.tracing import request_span
+from service.tracing import request_span, tell_failure
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -228,6 +228,8 @@ class ObservabilityMiddleware:
                 span.set_attribute("http.route", _route(scope))
                 span.set_attribute("http.response.status_code", status)
                 span.set_attribute("loadmaster.request_id", request_id.decode())
+                if status >= 500:  # noqa: PLR2004 (what OpenTelemetry counts as a server's failure)
+                    tell_failure(span, str(status))
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -15,12 +15,14 @@ import structlog
 
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.observability import RECALIBRATION_STAGE
+from service.services.recalibration_steps import STEP_OF, batch_of, step_of, train_steps_of
 from service.services.rounds import survived
 from service.storage.connection import hold
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.recalibrations import PREFIX, Recalibration, RecalibrationStore, StageRecord
-from service.storage.steps import Step, StepQueue
+from service.storage.steps import StepQueue
 from service.storage.waves import Wave
+from service.tracing import traceparent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +34,7 @@ if TYPE_CHECKING:
     from service.services.measuring import Measuring, MeasuringTarget
     from service.settings import Settings
     from service.storage.recalibrations import Stage
-
-STEPS = "service.steps"
-STEP_OF: dict[str, str] = {"fitting": "fit", "training": "train", "validating": "validate"}
-"""The train queue's step of each stage that is one step; `simulating` is waves of batches and gatherings."""
+    from service.storage.steps import Step
 
 BATCHES_A_WORKER = 3
 LEAST_WINDOW, LARGEST_WINDOW = 4, 256
@@ -112,6 +111,7 @@ class RecalibrationService:
             seed=request.seed,
             requested_at_s=now_s,
             request_id=request_id,
+            traceparent=traceparent(),
             actor=actor,
             stages=(StageRecord(stage="requested", started_at_s=now_s),),
         )
@@ -190,6 +190,7 @@ class RecalibrationService:
             return replace(
                 current.entered(again, now_s, detail="tried again"),
                 generation=current.generation + 1,
+                traceparent=traceparent() or current.traceparent,
                 error=None,
             )
 
@@ -225,7 +226,7 @@ class RecalibrationService:
         elif current.stage == "simulating":
             self._simulate(current)
         elif current.stage in STEP_OF:
-            self._ensure(current, self._step(current, STEP_OF[current.stage]))
+            self._ensure(current, step_of(current, STEP_OF[current.stage]))
 
     def complete(self, job_id: str, generation: int, stage: Stage, following: Stage, **made: Any) -> bool:
         """Leave a stage whose step has done its work; False where it was left before."""
@@ -315,7 +316,7 @@ class RecalibrationService:
         wave = None if current.wave is None else Wave(self._client, current.job_id, current.wave)
         state = None if wave is None else wave.state()
         if current.wave is None or wave is None or state is None or state.is_done:
-            self._ensure(current, self._step(current, "gather", str(current.wave)))
+            self._ensure(current, step_of(current, "gather", str(current.wave)))
             return
         self.note(
             current.job_id,
@@ -324,10 +325,10 @@ class RecalibrationService:
             detail=f"round {current.wave + 1}: {state.rows_done} of {state.num_rows} servers",
         )
         if state.num_held >= DRAINED_AT:
-            self._ensure(current, self._step(current, "gather", f"{current.wave}-drain"))
+            self._ensure(current, step_of(current, "gather", f"{current.wave}-drain"))
         self.top_up(current, wave)
         for index in wave.open_batches():
-            if not self._ensure(current, self._batch(current, index)):
+            if not self._ensure(current, batch_of(current, index)):
                 return
 
     def open_wave(self, job_id: str, generation: int, number: int, rows: NDArray[np.int64]) -> None:
@@ -345,7 +346,7 @@ class RecalibrationService:
     def top_up(self, current: Recalibration, wave: Wave) -> None:
         """Queue as many batches as the window has room for."""
         for index in wave.take(self._window()):
-            self._steps.ensure(self._batch(current, index))
+            self._steps.ensure(batch_of(current, index))
 
     def _window(self) -> int:
         wanted = BATCHES_A_WORKER * self._steps.num_workers(TWIN_QUEUE)
@@ -371,48 +372,18 @@ class RecalibrationService:
         assert now.wave is not None, "batches belong to a wave"
         return step.payload["index"] not in Wave(self._client, now.job_id, now.wave).open_batches()
 
-    def _step(self, current: Recalibration, name: str, part: str = "") -> Step:
-        return Step(
-            step_id=_step_id(current, name, part),
-            queue=TRAIN_QUEUE,
-            function=f"{STEPS}.{name}.run",
-            payload={"job_id": current.job_id, "generation": current.generation},
-        )
-
-    def _batch(self, current: Recalibration, index: int) -> Step:
-        return Step(
-            step_id=_step_id(current, "batch", f"{current.wave}-{index}"),
-            queue=TWIN_QUEUE,
-            function=f"{STEPS}.batch.run",
-            payload={
-                "job_id": current.job_id,
-                "generation": current.generation,
-                "wave": current.wave,
-                "index": index,
-            },
-        )
-
     def _stop_steps(self, ended: Recalibration) -> None:
-        waves = [None, *range(0 if ended.wave is None else ended.wave + 1)]
-        steps = [self._step(ended, name) for name in STEP_OF.values()]
-        steps += [self._step(ended, "gather", f"{wave}{part}") for wave in waves for part in ("", "-drain")]
-        for step in steps:
+        for step in train_steps_of(ended):
             self._steps.stop(step.step_id)
         if ended.wave is not None:
             wave = Wave(self._client, ended.job_id, ended.wave)
             for index in wave.open_batches():
-                self._steps.stop(self._batch(ended, index).step_id)
+                self._steps.stop(batch_of(ended, index).step_id)
             wave.expire(self._settings.result_ttl_s)  # until then it may be tried again
 
     def _forget_simulations(self, ended: Recalibration) -> None:
         if ended.wave is not None:
             Wave(self._client, ended.job_id, ended.wave).close()
-
-
-def _step_id(current: Recalibration, name: str, part: str) -> str:
-    """Return a name of an RQ job: each generation's steps have their own."""
-    words = (f"step-{current.job_id.removeprefix(PREFIX)}", name, part, str(current.generation))
-    return "_".join(filter(None, words))
 
 
 def try_tick(service: RecalibrationService) -> None:

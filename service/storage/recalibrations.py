@@ -102,8 +102,8 @@ class Recalibration:
     ----------
     job_id, base_model, gpu_type, engine_version, measurement_set, num_rows, seed
         What was asked for; the set is None until there is one.
-    requested_at_s, request_id, actor
-        When, by which request, by whom.
+    requested_at_s, request_id, traceparent, actor
+        When, by which request, in which trace (W3C; None where it is not traced), by whom.
     stages
         Those entered, the present one last; a retried one stands there twice.
     generation
@@ -127,6 +127,7 @@ class Recalibration:
     request_id: str | None
     actor: str
     stages: tuple[StageRecord, ...]
+    traceparent: str | None = None
     generation: int = 0
     wave: int | None = None
     calibration_digest: str | None = None
@@ -205,11 +206,7 @@ class RecalibrationStore:
         NotFoundError
             There is none of this id.
         """
-        with store_call():
-            found = self._find(job_id)
-        if found is None:
-            raise NotFoundError("names no job", field="job_id")
-        return found
+        return _decoded(self._text(job_id))
 
     def under_way(self) -> tuple[Recalibration, ...]:
         """Return those that have not ended."""
@@ -241,14 +238,23 @@ class RecalibrationStore:
             What it became, None where it was left.
         """
         while True:
-            current = self.get(job_id)
+            text = self._text(job_id)
+            current = _decoded(text)
             changed = change(current)
             if changed is None or changed == current:
                 return None
-            if self._swap(current, changed):
+            if self._swap(text, changed):
                 return changed
 
-    def _swap(self, current: Recalibration, changed: Recalibration) -> bool:
+    def _text(self, job_id: str) -> bytes:
+        with store_call():
+            text: bytes | None = self._client.hget(RECALIBRATIONS, job_id)  # type: ignore[assignment]
+        if text is None:
+            raise NotFoundError("names no job", field="job_id")
+        return text
+
+    def _swap(self, current: bytes, changed: Recalibration) -> bool:
+        """Write it unless the text has changed, which may be an earlier version's with fewer fields."""
         with store_call():
             return bool(
                 self._client.eval(
@@ -257,7 +263,7 @@ class RecalibrationStore:
                     RECALIBRATIONS,
                     ACTIVE,
                     changed.job_id,
-                    _encoded(current),
+                    current,
                     _encoded(changed),
                     changed.target.calibration_id,
                     "ended" if changed.has_ended else "under way",

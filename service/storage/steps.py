@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 StepState = Literal["waiting", "running", "finished", "failed"]
+STEP = "step"
+"""The kind of its RQ job."""
+
 KEPT_S = 600
 """How long a step that ended is remembered: what it made is kept elsewhere."""
 
@@ -38,18 +41,25 @@ class Step:
     ----------
     step_id
         Its RQ job: one for each name.
+    name
+        What it does, such as ``fit``.
     queue
         ``twin`` or ``train``.
     function
         Dotted name; called with `payload`.
     payload
-        JSON values.
+        JSON values, the recalibration's ``job_id`` among them.
+    request_id, traceparent
+        Of the request that asked for the recalibration, for its logs and its span.
     """
 
     step_id: str
+    name: str
     queue: str
     function: str
     payload: Mapping[str, Any]
+    request_id: str | None = None
+    traceparent: str | None = None
 
 
 class StepQueue:
@@ -112,7 +122,13 @@ class StepQueue:
             job_id=step.step_id,
             unique=True,
             description=step.step_id,
-            meta={"kind": "step", "request_id": None},
+            meta={
+                "kind": STEP,
+                "step": step.name,
+                "recalibration_id": step.payload["job_id"],
+                "request_id": step.request_id,
+                "traceparent": step.traceparent,
+            },
             timeout=settings.train_timeout_s if is_long else settings.job_timeout_s,
             result_ttl=KEPT_S,
             failure_ttl=settings.result_ttl_s,

@@ -28,8 +28,9 @@ from service.services.warmup import warm_twin
 from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, JobQueue, enqueue_due, job_queue
+from service.storage.steps import STEP
 from service.tether import die_with_parent
-from service.tracing import job_span, require_extra
+from service.tracing import job_span, preload, tell_failure
 from service.worker.forks import run_forks
 
 if TYPE_CHECKING:
@@ -87,11 +88,13 @@ class JobWorker(Worker):
         super().main_work_horse(job, queue)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Run the job, as a span of the trace that queued it; tells whether it went well."""
-        kind, parent = str(job.meta.get("kind", "unknown")), job.meta.get("traceparent")
-        with job_span(self.settings, parent, kind, **{"loadmaster.job_id": job.id}) as span:
+        """Run the job, as a span of the trace that asked for it; tells whether it went well."""
+        name, about = _span_of(job)
+        with job_span(self.settings, job.meta.get("traceparent"), name, **about) as span:
             is_well = super().perform_job(job, queue, execution)
             span.set_attribute("loadmaster.job_outcome", "finished" if is_well else "failed")
+            if not is_well:
+                tell_failure(span, "job")
         return is_well
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
@@ -177,7 +180,7 @@ def run_worker(
     concurrency
         Jobs at a time.
     """
-    require_extra(settings)
+    preload(settings)
     os.nice(settings.worker_nice)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # its routine is a line every few seconds
     logging.getLogger("rq.job").setLevel(logging.WARNING)
@@ -227,6 +230,15 @@ def _make_worker(settings: Settings, queues: Sequence[str]) -> JobWorker:
     worker.memory_mb = {TWIN_QUEUE: settings.job_memory_mb, TRAIN_QUEUE: settings.train_memory_mb}
     worker.tick = lambda: try_tick(recalibrations)
     return worker
+
+
+def _span_of(job: Job) -> tuple[str, dict[str, str]]:
+    """Return the name of a job's span and what it tells of the job."""
+    kind, about = str(job.meta.get("kind", "unknown")), {"loadmaster.job_id": job.id}
+    if kind != STEP:
+        return kind, about
+    about["loadmaster.recalibration_id"] = str(job.meta.get("recalibration_id"))
+    return f"recalibrate {job.meta.get('step')}", about
 
 
 def _limit_memory(num_bytes: int) -> None:
