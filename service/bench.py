@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
 
 from placer.problem import DEFAULT_NUM_TRIALS
+from service.bench_calls import Call, connect, measure, send
 from service.errors import UsageError
 from service.process import spawn_tethered, stop
-from service.trial import HTTP_OK, temporary_service
+from service.trial import temporary_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RANKS = (8, 16, 32)
 RATES_RPS = (0.4, 0.1, 0.025)
-WARM_UP = 3
 
 SEARCHED = {"num_trials": DEFAULT_NUM_TRIALS}
 CASES: tuple[tuple[str, int, dict[str, int], int], ...] = (
@@ -57,19 +55,22 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     if url is None:
         with temporary_service() as service:
             return bench_http(service.url)
-    connection = _connect(url)
-    figures: dict[str, dict[str, float]] = {}
-    for name, num_adapters, options, num_requests in CASES:
-        document = bench_workload(num_adapters) | {"options": options}
-        figures[name] = _measure(connection, "POST", "/place", orjson.dumps(document), num_requests)
-        body = orjson.dumps(by_columns(document))
-        figures[f"{name}_columns"] = _measure(connection, "POST", "/place", body, num_requests)
-    _request(connection, "PUT", "/workload", orjson.dumps(bench_workload(1_000)))
-    figures["gpus_needed"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
-    with placing(url, LOADED_SHARE * figures["place_1000"]["rps"]):
-        figures["gpus_needed_loaded"] = _measure(connection, "GET", "/gpus-needed", None, NUM_READS)
-    connection.close()
+    with closing(connect(url)) as connection:
+        figures: dict[str, dict[str, float]] = {}
+        for name, num_adapters, options, num_calls in CASES:
+            document = bench_workload(num_adapters) | {"options": options}
+            figures[name] = measure(connection, _placement(document), num_calls)
+            figures[f"{name}_columns"] = measure(connection, _placement(by_columns(document)), num_calls)
+        send(connection, Call(method="PUT", path="/workload", body=orjson.dumps(bench_workload(1_000))))
+        read = Call(method="GET", path="/gpus-needed")
+        figures["gpus_needed"] = measure(connection, read, NUM_READS)
+        with placing(url, LOADED_SHARE * figures["place_1000"]["rps"]):
+            figures["gpus_needed_loaded"] = measure(connection, read, NUM_READS)
     return figures
+
+
+def _placement(document: dict[str, Any]) -> Call:
+    return Call(method="POST", path="/place", body=orjson.dumps(document))
 
 
 @contextmanager
@@ -90,28 +91,15 @@ def placing(url: str, rate_rps: float) -> Iterator[None]:
 
 def keep_placing(url: str, rate_rps: float) -> None:
     """Send placements at a rate, or as many as are answered one after the other, until killed."""
-    connection = _connect(url)
-    body = orjson.dumps(bench_workload(1_000))
-    _request(connection, "POST", "/place", body)
+    connection, call = connect(url), _placement(bench_workload(1_000))
+    send(connection, call)
     sys.stdout.buffer.write(BEGUN + b"\n")
     sys.stdout.buffer.flush()
     due_s = time.monotonic()
     while True:
-        _request(connection, "POST", "/place", body)
+        send(connection, call)
         due_s = max(due_s + 1 / rate_rps, time.monotonic())
         time.sleep(max(0.0, due_s - time.monotonic()))
-
-
-def _connect(url: str) -> http.client.HTTPConnection:
-    try:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UsageError(f"must be an address like http://127.0.0.1:8080, got {url!r}", field="--url")
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-        connection.connect()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{url} cannot be reached: {error}", field="--url") from error
-    return connection
 
 
 def bench_workload(num_adapters: int) -> dict[str, Any]:
@@ -135,35 +123,6 @@ def by_columns(document: dict[str, Any]) -> dict[str, Any]:
     """Return the same workload by columns."""
     rows = document["adapters"]
     return document | {"adapters": {name: [row[name] for row in rows] for name in rows[0]}}
-
-
-def _measure(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, num_requests: int
-) -> dict[str, float]:
-    for _ in range(WARM_UP):
-        _request(connection, method, path, body)
-    seconds = np.empty(num_requests)
-    for number in range(num_requests):
-        started = time.perf_counter()
-        _request(connection, method, path, body)
-        seconds[number] = time.perf_counter() - started
-    p50_s, p99_s = np.percentile(seconds, (50, 99))
-    return {
-        "p50_ms": round(1e3 * float(p50_s), 3),
-        "p99_ms": round(1e3 * float(p99_s), 3),
-        "rps": round(num_requests / float(seconds.sum()), 1),
-    }
-
-
-def _request(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None) -> None:
-    headers = {"Content-Type": "application/json"} if body else {}
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    answer = response.read()
-    if response.status != HTTP_OK:
-        raise UsageError(
-            f"{method} {path} answered {response.status}: {answer[:500].decode(errors='replace')}"
-        )
 
 
 if __name__ == "__main__":

@@ -138,6 +138,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench": (
         "loadmaster bench place --family all --seed 0 --json > seed-0.json",
         "loadmaster bench http --url http://loadmaster:8080",
+        "loadmaster bench http --processes 8 --json > processes.json",
     ),
     "drill": ("loadmaster drill faults --load-s 10", "loadmaster drill hostile --requests 2000 --json"),
     "doctor": (

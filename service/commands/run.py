@@ -177,6 +177,15 @@ def bench(
     url: Annotated[
         str | None, typer.Option(help="For `bench http`: a service that runs; without it one is started.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="For `bench http`: placements a second with 1, 2, 4, ... HTTP processes, so many at last.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Measure speed (and for `place` quality) on this machine and print the figures as JSON."""
@@ -186,10 +195,21 @@ def bench(
         minutes = {BenchPart.MARGINS, BenchPart.QUEUE, BenchPart.WORKERS}
         parts = [each for each in BenchPart if each not in minutes]
         figures = {str(each): _measure(each, family, seed, url) for each in parts}
+    elif part is BenchPart.HTTP and processes is not None:
+        figures = _measure_processes(processes, url)
     else:
         figures = _measure(part, family, seed, url)
     options = 0 if json else orjson.OPT_INDENT_2
     sys.stdout.buffer.write(orjson.dumps(figures, option=options | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def _measure_processes(most: int, url: str | None) -> Any:
+    from service.bench_processes import bench_processes  # noqa: PLC0415
+    from service.errors import UsageError  # noqa: PLC0415
+
+    if url is not None:
+        raise UsageError("starts services of its own: not with --url", field="--processes")
+    return bench_processes(most)
 
 
 def _measure_workers(part: BenchPart) -> Any:

@@ -175,6 +175,7 @@ def test_a_bad_workload_exits_2_and_names_the_field(loadmaster, tmp_path, docume
         ["evaluate", "--dataset", "/nowhere/runs.parquet"],
         ["bench", "http", "--url", "http://127.0.0.1:1"],
         ["bench", "http", "--url", "nowhere"],
+        ["bench", "http", "--url", "http://127.0.0.1:1", "--processes", "2"],
         ["no-such-command"],
     ],
 )
