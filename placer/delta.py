@@ -270,7 +270,11 @@ class _State:
 
 
 def re_place(
-    problem: PlacementProblem, current: tuple[RunningGpu, ...], max_moves: int | None = None
+    problem: PlacementProblem,
+    current: tuple[RunningGpu, ...],
+    max_moves: int | None = None,
+    *,
+    origin: NDArray[np.int64] | None = None,
 ) -> PlacementDelta:
     """Return a plan near the one in force: broken GPUs are mended, new adapters placed, one GPU emptied.
 
@@ -283,6 +287,9 @@ def re_place(
     max_moves
         Adapters that may change their GPU, a hard limit; None is no limit, but then emptying a GPU
         moves at most `EMPTYING_SHARE` of all.
+    origin
+        (num_adapters,) int64, rows with the same number are one adapter: those of them that no GPU
+        serves yet all get a GPU or none does. None where each row is an adapter.
 
     Raises
     ------
@@ -295,20 +302,20 @@ def re_place(
     for gpu in range(len(current)):
         if not state.is_healthy(gpu):
             state.mend(gpu)
-    _place_new(state)
+    _place_new(state, np.arange(count) if origin is None else origin)
     state.empty_one(int(EMPTYING_SHARE * count) if max_moves is None else state.budget)
     return _delta(problem, current, state)
 
 
-def _place_new(state: _State) -> None:
+def _place_new(state: _State, origin: NDArray[np.int64]) -> None:
     """Place what no GPU serves yet, one adapter at a time, so that one that fits nowhere harms no other."""
     new = np.flatnonzero((state.fleet.gpu_of < 0) & state.is_candidate)
     if len(new) and not state.place(new, may_open=True):
         order = new[np.argsort(-state.tables.items.utilisation[new], kind="stable")]
-        for row in order:
-            if not state.place(np.array([row]), may_open=True):
-                code = place_alone_code(state, int(row))
-                state.fleet.gpu_of[row] = code
+        for adapter in dict.fromkeys(origin[order].tolist()):
+            rows = order[origin[order] == adapter]
+            if not state.place(rows, may_open=True):
+                state.fleet.gpu_of[rows] = place_alone_code(state, int(rows[0]))
 
 
 def place_alone_code(state: _State, row: int) -> int:

@@ -2,6 +2,9 @@
 
 A replica is an adapter like any other to all that packs, verifies and re-places; only who reads the plan
 needs to know which rows are one adapter. Requests go to a replica at random, by its share.
+
+An adapter is served whole or not at all: where a plan has no room for one of its replicas, it has none of
+them.
 """
 
 from __future__ import annotations
@@ -28,11 +31,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from placer.delta import PlacementDelta, RunningGpu
+    from placer.packing import Packing, Tables
     from placer.placement import Placement, Unplaced
     from placer.problem import PlacementProblem
 
 TOO_HEAVY = frozenset({"overload", "starvation_risk"})
 """Codes of adapters that a GPU alone does not carry."""
+
+MAX_SINGLE_ROUNDS = 16
+"""Times that one partly placed adapter is left out before all that are not whole are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +62,16 @@ class Replicated:
     problem: PlacementProblem
     origin: NDArray[np.int64]
     share: NDArray[np.float64]
+
+    def num_without(self, is_placed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return how many rows of each adapter have no GPU, (num_adapters,) int64.
+
+        Parameters
+        ----------
+        is_placed
+            (num_rows,) bool, the rows that have one.
+        """
+        return np.bincount(self.origin[~is_placed], minlength=self.origin[-1] + 1)
 
 
 def replicated(problem: PlacementProblem, counts: NDArray[np.int64]) -> Replicated:
@@ -139,7 +156,49 @@ def place_replicated(problem: PlacementProblem) -> tuple[Placement, Replicated |
     if (counts == 1).all():
         return finished(problem, tables, packing), None
     found = replicated(problem, counts)
-    return place(found.problem), found
+    tables = build_tables(found.problem)
+    placement = finished(found.problem, tables, _whole_packing(found, tables))
+    return _explained(found, placement), found
+
+
+def _whole_packing(found: Replicated, tables: Tables) -> Packing:
+    """Return a first packing that leaves no adapter with some of its rows only.
+
+    Adapters that it has no room for are left out and the others packed again: the heaviest that is
+    partly placed, and after a few rounds all that are not whole.
+    """
+    num_rows = np.bincount(found.origin)
+    packed = tables
+    for round_ in range(len(num_rows) + 1):
+        packing = first_packing(found.problem, packed)
+        without = found.num_without(packing.fleet.gpu_of >= 0)
+        partly = np.flatnonzero((without > 0) & (without < num_rows))
+        if len(partly) == 0:
+            return packing
+        if round_ < MAX_SINGLE_ROUNDS:
+            load = np.bincount(found.origin, tables.items.utilisation)
+            left_out = partly[[int(np.argmax(load[partly]))]]
+        else:
+            left_out = np.flatnonzero((without > 0) & (num_rows > 1))
+        stays = ~np.isin(found.origin[packed.candidates], left_out)
+        packed = replace(packed, candidates=packed.candidates[stays])
+    raise AssertionError("each round leaves out one adapter at least")
+
+
+def _explained(found: Replicated, placement: Placement) -> Placement:
+    """Return the placement with a reason that speaks of all replicas where these have no room together."""
+    if placement.feasible:
+        return placement
+    num_rows, most = np.bincount(found.origin), found.problem.max_gpus
+    unplaced = []
+    for lack in placement.unplaced:
+        parts = int(num_rows[found.origin[lack.row]])
+        if parts > 1 and lack.code == "max_gpus":
+            gpus = "1 GPU has" if most == 1 else "the GPUs have" if most is None else f"{most} GPUs have"
+            reason = f"no GPU alone carries it, and {gpus} no room for all its {parts} replicas"
+            lack = replace(lack, reason=reason)  # noqa: PLW2901
+        unplaced.append(lack)
+    return replace(placement, unplaced=tuple(unplaced))
 
 
 def re_place_replicated(
@@ -148,19 +207,27 @@ def re_place_replicated(
     """Return a plan near the one in force, in which an adapter may be on several GPUs.
 
     An adapter that several of them serve keeps as many replicas, with equal parts of its traffic; one
-    that has become too heavy gets more. Parameters and errors as in `placer.delta.re_place`.
+    that has become too heavy gets more, where there is room for all of them: else it stays as it runs,
+    on GPUs that are not mended. Parameters and errors as in `placer.delta.re_place`.
     """
     if problem.max_replicas == 1:
         return re_place(problem, current, max_moves), None
-    counts = replicas_running(problem, current)
-    replicas, delta = _re_placed(problem, current, counts, max_moves)
+    running = replicas_running(problem, current)
+    replicas, delta = _re_placed(problem, current, running, max_moves)
     within = problem if replicas is None else replicas.problem
     needed = np.maximum(replicas_needed(within, delta.placement.unplaced), _needed_to_mend(within, delta))
-    if (needed > 1).any():
-        origin = np.arange(len(counts)) if replicas is None else replicas.origin
-        most = np.ones(len(counts), dtype=np.int64)
-        np.maximum.at(most, origin, needed)
-        replicas, delta = _re_placed(problem, current, counts * most, max_moves)
+    most = np.ones(len(running), dtype=np.int64)
+    np.maximum.at(most, np.arange(len(running)) if replicas is None else replicas.origin, needed)
+    while (most > 1).any():
+        more, found = _re_placed(problem, current, running * most, max_moves)
+        assert more is not None, "some adapter has several rows"
+        is_placed = np.ones(len(more.origin), dtype=np.bool_)
+        is_placed[[lack.row for lack in found.placement.unplaced]] = False
+        without = more.num_without(is_placed)
+        partly = (without > 0) & (without < running * most)
+        if not partly.any():
+            return replace(found, placement=_explained(more, found.placement)), more
+        most[partly] = 1
     return delta, replicas
 
 
@@ -193,4 +260,4 @@ def _re_placed(
         rows = np.array(gpu.rows, dtype=np.int64)
         running.append(replace(gpu, rows=tuple(following[rows].tolist())))
         following[rows] += 1
-    return found, re_place(found.problem, tuple(running), max_moves)
+    return found, re_place(found.problem, tuple(running), max_moves, origin=found.origin)
