@@ -15,3 +15,7 @@ class UnknownSurrogateError(ModelsError, LookupError):
 
 class DatasetError(ModelsError):
     """A data set is refused; the message says which column and why."""
+
+
+class RemoteError(ModelsError):
+    """A file at a URL cannot be read or written; the message says which and why."""

@@ -20,6 +20,7 @@ from service.errors import UsageError
 from service.peers import Peers
 from service.process import Child, end_on_sigterm, lock_data_dir, spawn_tethered, supervise
 from service.services.tokens import check_provider
+from service.storage.datasets import require_datasets_url
 from service.storage.embedded import spawn_store, start_store, store_url
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.keys import KeyFile
@@ -47,8 +48,11 @@ def serve(settings: Settings) -> None:
     Raises
     ------
     DataDirInUseError, StoreStartError, UsageError
-        Another `serve` has the data directory, the store cannot start, the address cannot be bound.
+        Another `serve` has the data directory, the store cannot start, the address cannot be bound, or a
+        setting needs a package that is not installed.
     """
+    if settings.start_workers:
+        require_datasets_url(settings)
     listener = _bind(settings)
     with listener:
         lock = lock_data_dir(settings.data_dir)

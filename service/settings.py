@@ -142,6 +142,12 @@ class Settings(BaseSettings):
     gate_slack: float = Field(
         default=1.0, gt=0, description="Multiplies margins and limits that a candidate must hold."
     )
+    datasets_url: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z][A-Za-z0-9+.-]*://.",
+        description="Where complete data sets go, as fsspec has it, such as s3://bucket/loadmaster; "
+        "without it the data directory and the store.",
+    )
     kept_datasets: int = Field(default=3, ge=1, description="Newest data sets kept of each calibration.")
     max_simulated_requests: int = Field(default=5_000_000, ge=1, description="Of one job, expected.")
 

@@ -13,6 +13,7 @@ from service.factory import build_services
 from service.process import lock_data_dir, stop
 from service.serve import spawn_worker
 from service.storage.connection import connect
+from service.storage.datasets import require_datasets_url
 from service.storage.embedded import start_store, store_url
 from service.storage.jobs import QUEUES, TRAIN_QUEUE, TWIN_QUEUE
 from service.storage.steps import StepQueue
@@ -35,8 +36,9 @@ def unattended(settings: Settings) -> Iterator[tuple[Services, bool]]:
     Raises
     ------
     UsageError
-        The store that LOADMASTER_REDIS_URL names does not answer.
+        The store that LOADMASTER_REDIS_URL names does not answer, or LOADMASTER_DATASETS_URL cannot be used.
     """
+    require_datasets_url(settings)
     with ExitStack() as stack:
         is_up = _answers(settings)
         if not is_up:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated
 
 import typer
@@ -13,18 +12,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="Data set, Parquet.", show_default=False)],
+    file: Annotated[
+        str, typer.Argument(help="Data set, Parquet: a file or an fsspec URL.", show_default=False)
+    ],
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Print where a data set came from and what is in it."""
     import orjson  # noqa: PLC0415 (light imports)
 
-    from models.dataset import SCHEMA_VERSION, read_parquet  # noqa: PLC0415
+    from models.dataset import SCHEMA_VERSION  # noqa: PLC0415
+    from models.dataset_files import num_bytes, read_parquet  # noqa: PLC0415
+    from models.remote import shown  # noqa: PLC0415
 
     dataset = read_parquet(file)
     told = {
-        "file": str(file),
-        "bytes": file.stat().st_size,
+        "file": shown(file),
+        "bytes": num_bytes(file),
         "schema_version": SCHEMA_VERSION,
         "sha256": dataset.sha256,
         "rows": dataset.num_rows,

@@ -114,7 +114,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "dataset generate": (
         "loadmaster dataset generate --calibration calibration.json --out dataset.parquet --rows 16000",
     ),
-    "dataset info": ("loadmaster dataset info dataset.parquet",),
+    "dataset info": (
+        "loadmaster dataset info dataset.parquet",
+        "loadmaster dataset info s3://bucket/dataset.parquet --json",
+    ),
     "jobs": ("loadmaster jobs list --state failed", "loadmaster jobs dead-letters"),
     "jobs list": ("loadmaster jobs list --state failed --limit 20",),
     "jobs dead-letters": ("loadmaster jobs dead-letters --json",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @dataset_app.command()
 def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     calibration: CalibrationId,
-    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    out: Annotated[str, typer.Option(help="Parquet file to write, or an fsspec URL.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="Servers to simulate.")] = DEFAULT_ROWS,
     seed: Seed = 0,
     max_adapters: Annotated[int, typer.Option(min=1, help="Adapters on a server at most.")] = 2000,
@@ -47,7 +47,8 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
 ) -> None:
     """Simulate servers of a random design and store what the twin said of them.
 
-    Finished parts are kept beside OUT until it is written: a call that was killed goes on where it was.
+    Finished parts are kept until OUT is written, beside it or, for a URL, below LOADMASTER_DATA_DIR: a call
+    that was killed goes on where it was.
     """
     import shutil  # noqa: PLC0415
     import time  # noqa: PLC0415
@@ -55,13 +56,15 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from models.dataset import Design, write_parquet  # noqa: PLC0415
-    from models.dataset import generate as simulate_design  # noqa: PLC0415
+    from models.dataset import Design  # noqa: PLC0415
+    from models.dataset_files import write_parquet  # noqa: PLC0415
+    from models.generation import generate as simulate_design  # noqa: PLC0415
+    from models.remote import shown  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
 
     known = load_calibration(calibration)
     design = Design(num_rows=rows, seed=seed, max_adapters=max_adapters, active_share=active_share)
-    parts = out.with_name(out.name + ".parts")
+    parts = _parts_of(out)
     start = time.perf_counter()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("simulating", total=rows)
@@ -75,7 +78,7 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     write_parquet(made, out)
     shutil.rmtree(parts)
     report = {
-        "dataset": str(out),
+        "dataset": shown(out),
         "rows": made.num_rows,
         "starved_rows": int(made["starved"].sum()),
         "calibration_id": made.origin.calibration_id,
@@ -86,8 +89,25 @@ def generate(  # noqa: PLR0913, PLR0917 (a command's options)
     _print(report, json=json)
 
 
+def _parts_of(out: str) -> Path:
+    """Return where the finished parts of a data set wait; a URL that cannot be written to is refused here."""
+    import hashlib  # noqa: PLC0415
+
+    from models.remote import is_url, require_protocol  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    if not is_url(out):
+        path = Path(out)
+        return path.with_name(path.name + ".parts")
+    require_protocol(out)
+    name = hashlib.sha256(out.encode()).hexdigest()[:16]
+    return Settings().data_dir / "datasets" / ".parts" / f"generate-{name}"
+
+
 def train(  # noqa: PLR0913, PLR0917 (a command's options)
-    dataset: Annotated[Path, typer.Option(help="Data set to learn from.", show_default=False)],
+    dataset: Annotated[
+        str, typer.Option(help="Data set to learn from: a file or an fsspec URL.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the surrogate.", show_default=False)],
     calibration: Annotated[
         str | None, typer.Option(help="Id or file; that which the data set names if not given.")
@@ -106,7 +126,7 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Teach a surrogate from a data set, publish it, and print its errors on held-out scenarios."""
-    from models.dataset import read_parquet  # noqa: PLC0415
+    from models.dataset_files import read_parquet  # noqa: PLC0415
     from models.pipeline import publish, require_published, require_taught_by  # noqa: PLC0415
     from models.pipeline import train as train_surrogate  # noqa: PLC0415
     from twin.calibration import load_calibration  # noqa: PLC0415
@@ -144,9 +164,10 @@ def train(  # noqa: PLR0913, PLR0917 (a command's options)
 def evaluate(
     runs: Annotated[Path | None, typer.Option(help="Measured runs, as CSV.", show_default=False)] = None,
     dataset: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Twin runs of a seed that taught no surrogate, from `dataset generate`; may be repeated.",
+            help="Twin runs of a seed that taught no surrogate, from `dataset generate`: a file or an fsspec "
+            "URL; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -190,11 +211,12 @@ def _on_measured_runs(runs: Path, directories: list[Path] | None) -> dict[str, A
     )
 
 
-def _on_fresh_runs(paths: list[Path], directories: list[Path] | None) -> dict[str, Any]:
+def _on_fresh_runs(paths: list[str], directories: list[Path] | None) -> dict[str, Any]:
     """Return figures by file, each judged by the surrogate of its calibration."""
-    from models.dataset import read_parquet  # noqa: PLC0415
+    from models.dataset_files import read_parquet  # noqa: PLC0415
     from models.errors import DatasetError  # noqa: PLC0415
     from models.evaluation import evaluate_dataset  # noqa: PLC0415
+    from models.remote import shown  # noqa: PLC0415
 
     subjects = {
         subject.calibration.calibration_id: (subject, manifest)
@@ -205,8 +227,8 @@ def _on_fresh_runs(paths: list[Path], directories: list[Path] | None) -> dict[st
         fresh = read_parquet(path)
         calibration_id = fresh.origin.calibration_id
         if calibration_id not in subjects:
-            raise DatasetError(f"{path}: calibration_id: no surrogate of {calibration_id} is judged")
-        report[str(path)] = {
+            raise DatasetError(f"{shown(path)}: calibration_id: no surrogate of {calibration_id} is judged")
+        report[shown(path)] = {
             "calibration_id": calibration_id,
             **evaluate_dataset(fresh, *subjects[calibration_id]),
         }

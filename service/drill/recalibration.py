@@ -13,7 +13,7 @@ import httpx
 import redis
 from rq.serializers import JSONSerializer
 
-from models.dataset import read_parquet
+from models.dataset_files import read_parquet
 from service.drill.callers import CALL_TIMEOUT_S
 from service.drill.clock import DAY_S, trial_clock, why_no_clock_jumps
 from service.drill.measurements import twin_tables

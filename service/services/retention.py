@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from service.settings import Settings
-    from service.storage.files import FileExchange
+    from service.storage.datasets import Datasets
 
 log = structlog.get_logger()
 
 
 def forget_old_datasets(
-    files: FileExchange, settings: Settings, *, keep: str, under_way: Collection[str]
+    datasets: Datasets, settings: Settings, *, keep: str, under_way: Collection[str]
 ) -> list[str]:
     """Remove all but the newest data sets of a calibration, and return their names.
 
@@ -29,17 +29,11 @@ def forget_old_datasets(
     under_way
         Recalibrations whose parts stay, however old the clock takes them for.
     """
-    folder = (settings.data_dir / keep).parent
-    found = sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    old = [str(path.relative_to(settings.data_dir)) for path in found[settings.kept_datasets :]]
+    _forget_left_parts(settings, under_way)
+    old = datasets.newest_first(keep.rpartition("/")[0])[settings.kept_datasets :]
     removed = [name for name in old if name != keep]
     for name in removed:
-        files.forget(name)
-    _forget_left_parts(settings, under_way)
+        datasets.forget(name)
     if removed:
         log.info("datasets_forgotten", names=removed)
     return removed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.dataset import simulate_rows
+from models.generation import simulate_rows
 from service.steps.bench import bench
 from service.storage.waves import Wave
 

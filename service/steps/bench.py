@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from structlog.contextvars import bind_contextvars
 
 from models.dataset import Design
+from models.dataset_files import read_parquet
+from models.errors import DatasetError
 from service.factory import build_recalibrations
 from service.services.clock import Clock
 from service.settings import Settings
 from service.storage.connection import connect
+from service.storage.datasets import dataset_storage
 from service.storage.files import FileExchange
 from service.storage.versions import VersionStore
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
     import redis
 
+    from models.dataset import Dataset
     from service.services.recalibration import RecalibrationService
+    from service.storage.datasets import Datasets
     from service.storage.recalibrations import Recalibration
     from twin.domain import Calibration
 
@@ -38,6 +43,7 @@ class Bench:
     settings: Settings
     client: redis.Redis
     files: FileExchange
+    datasets: Datasets
     versions: VersionStore
     recalibrations: RecalibrationService
 
@@ -62,6 +68,22 @@ class Bench:
         """Where gathered parts wait until they are a data set."""
         return self.settings.data_dir / "datasets" / ".parts" / self.job.job_id
 
+    def dataset(self) -> Dataset:
+        """Return the data set that was gathered.
+
+        Raises
+        ------
+        DatasetError
+            What is kept under its name is another one.
+        """
+        made = self.job.dataset
+        assert made is not None, "simulating comes first"
+        with self.datasets.open(made["name"]) as path:
+            found = read_parquet(path)
+        if found.sha256 != made["sha256"]:
+            raise DatasetError(f"{made['name']}: holds another data set than was gathered: {found.sha256}")
+        return found
+
     def note(self, progress: float, detail: str) -> None:
         """Tell how far the step is."""
         self.recalibrations.note(self.job.job_id, self.job.generation, progress=progress, detail=detail)
@@ -84,6 +106,7 @@ def bench(payload: Mapping[str, Any]) -> Iterator[Bench | None]:
             settings=settings,
             client=client,
             files=files,
+            datasets=dataset_storage(settings, files),
             versions=VersionStore(files),
             recalibrations=recalibrations,
         )

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.dataset import COLUMNS, Dataset, assemble, write_parquet, write_part
-from service.errors import TooLargeError
+from models.dataset import COLUMNS, Dataset
+from models.dataset_files import write_parquet
+from models.generation import assemble, write_part
 from service.services.retention import forget_old_datasets
+from service.services.rounds import survived
 from service.steps.bench import bench
+from service.storage.datasets import DATASET
 from service.storage.recalibrations import RecalibrationStore
 from service.storage.waves import Wave
 
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from service.steps.bench import Bench
 
 BATCHES_AT_ONCE = 64
-DATASET = "dataset.parquet"
 
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
@@ -51,15 +53,9 @@ def _drain(here: Bench, wave: Wave) -> None:
 def _finish(here: Bench, dataset: Dataset) -> dict[str, Any]:
     """Write all parts as one file, which every host of the train queue can have, and drop them."""
     name = f"datasets/{dataset.origin.calibration_id}/{dataset.sha256[:16]}"
-    path = here.settings.data_dir / name / DATASET
-    if not path.exists():
-        aside = here.parts / DATASET
-        write_parquet(dataset, aside)
-        try:
-            here.files.publish(name, {DATASET: aside.read_bytes()})
-        except TooLargeError:  # hosts must share their data directory, then
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.replace(path)
+    aside = here.parts / DATASET
+    write_parquet(dataset, aside)
+    here.datasets.publish(name, aside)
     made = {
         "name": name,
         "sha256": dataset.sha256,
@@ -69,6 +65,7 @@ def _finish(here: Bench, dataset: Dataset) -> dict[str, Any]:
     }
     here.recalibrations.complete(here.job.job_id, here.job.generation, "simulating", "training", dataset=made)
     shutil.rmtree(here.parts, ignore_errors=True)
-    under_way = [one.job_id for one in RecalibrationStore(here.client).under_way()]
-    forget_old_datasets(here.files, here.settings, keep=name, under_way=under_way)
+    with survived("datasets", event="datasets_not_forgotten"):  # the next recalibration looks again
+        under_way = [one.job_id for one in RecalibrationStore(here.client).under_way()]
+        forget_old_datasets(here.datasets, here.settings, keep=name, under_way=under_way)
     return made

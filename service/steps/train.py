@@ -6,10 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.dataset import read_parquet
 from models.pipeline import publish, train
 from service.steps.bench import bench
-from service.steps.gather import DATASET
 
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
@@ -18,8 +16,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
         if here is None:
             return {"wanted": False}
         job = here.job
-        assert job.dataset is not None, "simulating comes first"
-        dataset = read_parquet(here.files.fetch(job.dataset["name"]) / DATASET)
+        dataset = here.dataset()
         here.note(0.05, f"teaching from {dataset.num_rows} twin runs")
         trained = train(dataset, here.calibration, seed=job.seed, num_workers=here.settings.train_processes)
         here.note(0.95, "keeping the candidate")

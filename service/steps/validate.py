@@ -8,7 +8,6 @@ import orjson
 
 from models.array_files import write_atomically
 from models.artifact import load, load_teacher
-from models.dataset import read_parquet
 from models.evaluation import Subject, evaluate_runs
 from models.figures import figures, student_factors
 from models.pipeline import held_out
@@ -18,7 +17,6 @@ from service.factory import build_versions
 from service.services.gate import STEADY_S, judge
 from service.services.measurements import RUNS, MeasurementSets
 from service.steps.bench import bench
-from service.steps.gather import DATASET
 from service.steps.train import candidate_name
 from service.storage.audit import AuditLog
 from service.storage.versions import Lineage, created_now
@@ -62,8 +60,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
 
 def _report(here: Bench, directory: Path) -> dict[str, Any]:
     job = here.job
-    assert job.dataset is not None, "simulating comes first"
-    dataset = read_parquet(here.files.fetch(job.dataset["name"]) / DATASET)
+    dataset = here.dataset()
     candidate = Subject(
         calibration=here.calibration, surrogate=load(directory), teacher=load_teacher(directory)
     )

@@ -26,6 +26,7 @@ from service.services.clock import Clock
 from service.services.recalibration import try_tick
 from service.services.warmup import warm_twin
 from service.storage.connection import connect
+from service.storage.datasets import require_datasets_url
 from service.storage.files import FileExchange
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, JobQueue, enqueue_due, job_queue
 from service.storage.steps import STEP
@@ -181,6 +182,8 @@ def run_worker(
         Jobs at a time.
     """
     preload(settings)
+    if TRAIN_QUEUE in queues:
+        require_datasets_url(settings)
     os.nice(settings.worker_nice)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # its routine is a line every few seconds
     logging.getLogger("rq.job").setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ from service.services.measuring import MeasuringOutcome, MeasuringTarget
 from service.services.recalibration import RecalibrationRequest, RecalibrationService
 from service.services.retention import forget_old_datasets
 from service.storage.connection import hold
+from service.storage.datasets import dataset_storage
 from service.storage.files import FileExchange
 from service.storage.jobs import enqueue_due, job_queue
 from service.storage.leases import Silences, delete_job
@@ -204,6 +205,6 @@ def test_parts_of_a_recalibration_under_way_stay_however_old_they_look(tmp_path,
     for name in ("under-way", "given-up"):
         os.utime(parts / name, (long_ago, long_ago))
     (tmp_path / "datasets" / "c" / "new").mkdir(parents=True)
-    files = FileExchange(tmp_path, redis_client)
-    forget_old_datasets(files, settings, keep="datasets/c/new", under_way=["under-way"])
+    datasets = dataset_storage(settings, FileExchange(tmp_path, redis_client))
+    forget_old_datasets(datasets, settings, keep="datasets/c/new", under_way=["under-way"])
     assert [path.name for path in parts.iterdir()] == ["under-way"]

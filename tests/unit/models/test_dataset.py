@@ -3,21 +3,15 @@ import json
 import numpy as np
 import pytest
 
-from models.dataset import (
-    COLUMNS,
-    Dataset,
-    DatasetOrigin,
-    Design,
-    calibration_sha256,
-    generate,
-    read_parquet,
-    write_parquet,
-)
+from models.dataset import COLUMNS, Dataset, DatasetOrigin, Design
+from models.dataset_files import read_parquet, write_parquet
 from models.errors import DatasetError
 from models.features import FEATURE_NAMES, NUM_AGGREGATES, aggregate
+from models.generation import generate
 from models.scenarios import GROUP_SIZE, scenario
 from tests.support.feature_cases import a_calibration
 from tests.support.twin_cases import HAS_JIT
+from twin.calibration import calibration_sha256
 from twin.domain import StepLaw
 from twin.simulate import TWIN_VERSION
 

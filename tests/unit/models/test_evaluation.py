@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from models.artifact import Provenance, save
-from models.dataset import COLUMNS, Dataset, DatasetOrigin, Design, calibration_sha256
+from models.dataset import COLUMNS, Dataset, DatasetOrigin, Design
 from models.errors import DatasetError
 from models.evaluation import Served, Subject, TreePredictor, evaluate_dataset, evaluate_runs, predict_run
 from models.features import NUM_AGGREGATES, aggregate
 from models.scenarios import scenario
 from tests.support.feature_cases import a_calibration
 from tests.support.tree_cases import small_surrogate
+from twin.calibration import calibration_sha256
 from twin.measured import MeasuredRun, RunOutcome, client_of, workload_of
 
 CALIBRATION = a_calibration()

@@ -6,8 +6,9 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is of the train extra")
 
 from models import training
-from models.dataset import Dataset, Design, generate
+from models.dataset import Dataset, Design
 from models.errors import ArtefactError, DatasetError
+from models.generation import generate
 from models.pipeline import publish, require_published, require_taught_by, train
 from tests.support.feature_cases import a_calibration
 from tests.support.twin_cases import HAS_JIT
