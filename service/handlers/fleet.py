@@ -100,7 +100,7 @@ async def get_workload(
     responses=problems(
         s409="Others write the same workload; try again",
         s422=AMBIGUOUS,
-        s503="No such workload is in force, or the store is not reachable",
+        s503="Busy, no such workload is in force, or the store is not reachable",
     ),
 )
 async def delete_workload(

@@ -1,17 +1,18 @@
-"""Work in threads, with a limit on how much runs, how much waits, and how long a caller waits."""
+"""Work in threads and turns at a lock, with limits on how much runs, how much waits, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.errors import OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 T = TypeVar("T")
 
@@ -75,3 +76,55 @@ class BoundedPool:
     def close(self) -> None:
         """Let running calls end and refuse the waiting ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class BoundedTurn:
+    """Turns at a lock, one after the other in the order of their coming.
+
+    Parameters
+    ----------
+    lock
+        Others may wait for it without a limit.
+    name
+        Of what is done in a turn.
+    backlog
+        Turns that wait at most; one more is refused at once.
+    deadline_s
+        One that has not come by then is refused.
+    """
+
+    def __init__(self, lock: asyncio.Lock, name: str, *, backlog: int, deadline_s: float) -> None:
+        self._lock = lock
+        self._name = name
+        self._backlog = backlog
+        self._deadline_s = deadline_s
+        self._num_waiting = 0
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Hold the lock while the block runs.
+
+        Raises
+        ------
+        OverloadedError
+            Too many wait, or the turn did not come in time.
+        """
+        await self._wait()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    async def _wait(self) -> None:
+        if self._lock.locked() and self._num_waiting >= self._backlog:
+            raise OverloadedError(f"{self._backlog} {self._name} are waiting", retry_after_s=1)
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise OverloadedError(
+                f"{self._name} have taken longer than {self._deadline_s:g} s", retry_after_s=5
+            ) from None
+        finally:
+            self._num_waiting -= 1

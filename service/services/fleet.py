@@ -17,6 +17,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.observability import LOOP_ERRORS
+from service.services.bounded import BoundedTurn
 from service.services.gauges import forget_plan, show_age, show_plan
 from service.services.in_force import PlanInForce, plan_in_force
 from service.services.rates import with_rates
@@ -60,6 +61,12 @@ class FleetService:
         self._place_pool = place_pool
         self._store_pool = store_pool
         self._turn = asyncio.Lock()
+        self._writes = BoundedTurn(
+            self._turn,
+            "writes of workloads",
+            backlog=settings.place_backlog,
+            deadline_s=settings.place_deadline_s,
+        )
         self._plans: dict[FleetKey, PlanInForce] = {}
         self._failures: dict[FleetKey, str] = {}
         self._store_up: bool | None = None
@@ -69,7 +76,7 @@ class FleetService:
         """Put a workload in force beside those of other keys and return its plan, once the store has it."""
         plan, held = await self._place_pool.run(lambda: self._sized(document))
         key = _key_of(plan)
-        async with self._turn:
+        async with self._writes.taken():
             for _ in range(NUM_TRIES):
                 if await self._write(key, document, plan, held):
                     return self._plans[key].answer
@@ -84,7 +91,7 @@ class FleetService:
         InvalidRequestError
             Naming a rate or an adapter that the workload does not have.
         """
-        async with self._turn:
+        async with self._writes.taken():
             for _ in range(NUM_TRIES):
                 current = self._in_force(*key)
                 changed = current.document
@@ -97,7 +104,7 @@ class FleetService:
 
     async def withdraw(self, key: FleetKey) -> None:
         """Take a workload out of force, once the store has acknowledged it."""
-        async with self._turn:
+        async with self._writes.taken():
             for _ in range(NUM_TRIES):
                 version = self._in_force(*key).version
                 if await self._store_pool.run(lambda old=version: self._store.withdraw(key, expected=old)):

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from service.errors import OverloadedError
-from service.services.bounded import BoundedPool
+from service.services.bounded import BoundedPool, BoundedTurn
 
 
 def test_a_call_beyond_the_backlog_is_refused_at_once():
@@ -88,5 +88,55 @@ def test_a_closed_pool_counts_nothing_in_flight():
         for _ in range(3):
             with pytest.raises(RuntimeError, match="after shutdown"):
                 await pool.run(int)
+
+    asyncio.run(scenario())
+
+
+def test_turns_come_in_order_and_one_beyond_the_backlog_is_refused_at_once():
+    async def scenario():
+        lock, order = asyncio.Lock(), []
+        turn = BoundedTurn(lock, "writes", backlog=2, deadline_s=10)
+
+        async def take(number):
+            async with turn.taken():
+                order.append(number)
+
+        await lock.acquire()
+        waiting = [asyncio.create_task(take(number)) for number in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="2 writes are waiting"):
+            await take(2)
+        lock.release()
+        await asyncio.gather(*waiting)
+        await take(3)
+        assert order == [0, 1, 3]
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_that_does_not_come_in_time_is_refused_and_leaves_the_lock_to_others():
+    async def scenario():
+        lock = asyncio.Lock()
+        turn = BoundedTurn(lock, "writes", backlog=1, deadline_s=0.01)
+        await lock.acquire()
+        for _ in range(2):  # the one that has given up waits no more
+            with pytest.raises(OverloadedError, match="taken longer"):
+                async with turn.taken():
+                    pass
+        lock.release()
+        async with turn.taken():
+            assert lock.locked()
+        assert not lock.locked()
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_that_fails_ends():
+    async def scenario():
+        lock = asyncio.Lock()
+        with pytest.raises(ZeroDivisionError):
+            async with BoundedTurn(lock, "writes", backlog=0, deadline_s=10).taken():
+                raise ZeroDivisionError
+        assert not lock.locked()
 
     asyncio.run(scenario())
