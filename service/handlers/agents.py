@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -31,6 +32,10 @@ from service.schemas.agents import (
 )
 from service.schemas.border import parse
 from service.services.drift import LiveSample
+
+if TYPE_CHECKING:
+    from service.services.drift import Drift
+    from service.storage.agents import MeasuringTask
 
 router = APIRouter(tags=["agents"])
 log = structlog.get_logger()
@@ -94,11 +99,13 @@ async def forget(request: Request, agent_id: str) -> Response:
 async def heartbeat(request: Request, agent_id: str) -> Response:
     """Answer whether the task it names is still the agent's."""
     services = services_of(request)
-    async with bodies_of(request).read(request) as body:
+
+    def hear(body: bytes) -> bool:
         told = parse(HeartbeatRequest, body)
-        keep = await services.context.store_pool.run(
-            lambda: services.agents.heartbeat(agent_id, told.job_id, told.progress)
-        )
+        return services.agents.heartbeat(agent_id, told.job_id, told.progress)
+
+    async with bodies_of(request).read(request) as body:
+        keep = await services.context.store_pool.run(lambda: hear(body))
     return answer_of(HeartbeatSchema(keep=keep))
 
 
@@ -135,17 +142,17 @@ async def work(request: Request, agent_id: str) -> Response:
 async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
     """Answer how the task stands; of what was measured a measurement set is made."""
     services = services_of(request)
-    async with bodies_of(request).read(request) as body:
+
+    def end(body: bytes) -> MeasuringTask:
         told = parse(WorkOutcomeRequest, body)
-        if told.state == "measured" and told.manifest is None:
+        if told.state != "measured":
+            return services.agents.give_back(agent_id, job_id, told.reason, failed=told.state == "failed")
+        if told.manifest is None:
             raise InvalidRequestError("must be given with `measured`", field="manifest")
-        task = await services.context.store_pool.run(
-            lambda: (
-                services.agents.finish(agent_id, job_id, told.manifest or {})
-                if told.state == "measured"
-                else services.agents.give_back(agent_id, job_id, told.reason, failed=told.state == "failed")
-            )
-        )
+        return services.agents.finish(agent_id, job_id, told.manifest)
+
+    async with bodies_of(request).read(request) as body:
+        task = await services.context.store_pool.run(lambda: end(body))
     return answer_of(TaskSchema.from_task(task))
 
 
@@ -158,12 +165,14 @@ async def end_work(request: Request, agent_id: str, job_id: str) -> Response:
 async def add_measurements(request: Request) -> Response:
     """Answer once the store has them. A key that is known stands: the same call twice is as once."""
     services = services_of(request)
-    async with bodies_of(request).read(request) as body:
+
+    def add(body: bytes) -> tuple[int, int]:
         told = parse(MeasurementsRequest, body)
         points = [Point(key=point.key, table=point.table, row=point.row) for point in told.points]
-        added, known = await services.context.store_pool.run(
-            lambda: services.agents.add_points(told.agent_id, told.job_id, points)
-        )
+        return services.agents.add_points(told.agent_id, told.job_id, points)
+
+    async with bodies_of(request).read(request) as body:
+        added, known = await services.context.store_pool.run(lambda: add(body))
     return answer_of(AddedSchema(added=added, known=known))
 
 
@@ -190,11 +199,14 @@ async def measurements(request: Request, job_id: str) -> Response:
 async def add_sample(request: Request, agent_id: str) -> Response:
     """Simulate the same load, keep the difference, and answer how the calibration stands now."""
     services = services_of(request)
-    async with bodies_of(request).read(request) as body:
-        told = parse(SampleRequest, body)
-        sample = LiveSample(**told.model_dump())
+
+    def compare(body: bytes) -> Drift:
+        sample = LiveSample(**parse(SampleRequest, body).model_dump())
         log.debug("sample", agent_id=agent_id, calibration_id=sample.calibration_id)
-        drift = await services.context.place_pool.run(lambda: services.drift.compare(sample))
+        return services.drift.compare(sample)
+
+    async with bodies_of(request).read(request) as body:
+        drift = await services.context.place_pool.run(lambda: compare(body))
     return answer_of(DriftSchema(**asdict(drift)))
 
 

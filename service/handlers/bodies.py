@@ -53,23 +53,25 @@ class BodyReader:
         announced = request.headers.get("content-length", "0")
         if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:  # noqa: PLR2004 (64 bits)
             raise _too_large(limit)
-        body = bytearray()
+        parts: list[bytes] = []
         try:
-            await self._fill(body, request)
-            document = bytes(body)
-            if len(document) > SMALL_BYTES:
-                await asyncio.to_thread(check_structure, document, self._settings.max_json_values)
-            yield document
+            await self._fill(parts, request)
+            parts[:] = [b"".join(parts)]  # the body alone is held from here
+            if len(parts[0]) > SMALL_BYTES:
+                await asyncio.to_thread(check_structure, parts[0], self._settings.max_json_values)
+            yield parts[0]
         finally:
-            self._hold(-len(body))
+            self._hold(-sum(map(len, parts)))
 
-    async def _fill(self, body: bytearray, request: Request) -> None:
+    async def _fill(self, parts: list[bytes], request: Request) -> None:
+        length = 0
         try:
             async with asyncio.timeout(self._settings.body_deadline_s):
-                async for chunk in request.stream():
-                    body += chunk
-                    self._hold(len(chunk))
-                    self._check(len(body))
+                async for part in request.stream():
+                    parts.append(part)
+                    length += len(part)
+                    self._hold(len(part))
+                    self._check(length)
         except TimeoutError:
             raise BodyTimeoutError(
                 f"was not complete after {self._settings.body_deadline_s:g} s", field="body"

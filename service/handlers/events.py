@@ -49,9 +49,9 @@ class Streams:
 async def events(request: Request, job_id: str) -> StreamingResponse:
     """Answer events until the job has ended or the reader leaves; a new stream begins with how it stands."""
     services = services_of(request)
-    if Streams.num_open >= MAX_STREAMS:
-        raise OverloadedError(f"{MAX_STREAMS} streams are open", retry_after_s=5)
     first = await _state(services, job_id)
+    if Streams.num_open >= MAX_STREAMS:  # asked last: others may have opened theirs meanwhile
+        raise OverloadedError(f"{MAX_STREAMS} streams are open", retry_after_s=5)
     return StreamingResponse(
         _stream(services, job_id, first), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )

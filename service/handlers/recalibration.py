@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import APIRouter, Request, Response
 from structlog.contextvars import get_contextvars
 
@@ -18,6 +20,9 @@ from service.schemas.recalibration import (
     WorkerListSchema,
 )
 from service.services.jobs import record_of
+
+if TYPE_CHECKING:
+    from service.storage.recalibrations import Recalibration
 
 router = APIRouter(tags=["recalibration"])
 
@@ -39,11 +44,13 @@ async def recalibrate(request: Request) -> Response:
     """Begin, or join the job of the same target that is under way; `Location` is where it is followed."""
     services, actor = services_of(request), request.state.actor
     request_id = get_contextvars().get("request_id")
-    async with bodies_of(request).read(request) as body:
+
+    def submit(body: bytes) -> Recalibration:
         asked = parse(RecalibrateRequest, body).to_request()
-    begun = await services.context.store_pool.run(
-        lambda: services.recalibrations.submit(asked, actor=actor, request_id=request_id)
-    )
+        return services.recalibrations.submit(asked, actor=actor, request_id=request_id)
+
+    async with bodies_of(request).read(request) as body:
+        begun = await services.context.store_pool.run(lambda: submit(body))
     return accepted(record_of(begun))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -15,6 +15,9 @@ from service.schemas.versions import (
     SurrogateListSchema,
     SurrogateSchema,
 )
+
+if TYPE_CHECKING:
+    from service.services.versions import ListedVersion
 
 router = APIRouter(tags=["versions"])
 
@@ -82,9 +85,11 @@ async def activate(request: Request, surrogate_version: SurrogateVersion) -> Res
 async def roll_back(request: Request) -> Response:
     """Answer the version that is in force again."""
     services, actor = services_of(request), request.state.actor
-    async with bodies_of(request).read(request) as body:
+
+    def go_back(body: bytes) -> ListedVersion:
         asked = parse(RollBackRequest, body)
-    listed = await services.context.store_pool.run(
-        lambda: services.versions.roll_back(asked.calibration_id, actor=actor)
-    )
+        return services.versions.roll_back(asked.calibration_id, actor=actor)
+
+    async with bodies_of(request).read(request) as body:
+        listed = await services.context.store_pool.run(lambda: go_back(body))
     return answer_of(SurrogateSchema.from_listed(listed))

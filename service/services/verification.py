@@ -43,28 +43,28 @@ class VerificationService:
         self._queued[plan.plan_id] = None
         while len(self._queued) > NUM_REMEMBERED:
             self._queued.popitem(last=False)
+        task = asyncio.get_running_loop().create_task(self._submit(plan, document))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _submit(self, plan: Plan, document: bytes) -> None:
+        try:
+            await self._pool.run(lambda: self._queue(plan, document))
+        except ServiceError as error:
+            self._queued.pop(plan.plan_id, None)
+            UNQUEUED_VERIFICATIONS.labels(error.code).inc()
+
+    def _queue(self, plan: Plan, document: bytes) -> None:
+        if self._jobs.num_waiting >= self._settings.max_queued_verifications:
+            self._queued.pop(plan.plan_id, None)
+            UNQUEUED_VERIFICATIONS.labels("enough_waiting").inc()
+            return
         payload = {
             "document": document.decode(),
             "calibration_id": plan.problem.calibration.calibration_id,
             "surrogate_version": plan.problem.surrogate.version,
         }
-        task = asyncio.get_running_loop().create_task(self._submit(plan.plan_id, payload))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _submit(self, plan_id: str, payload: dict[str, str]) -> None:
-        try:
-            await self._pool.run(lambda: self._queue(plan_id, payload))
-        except ServiceError as error:
-            self._queued.pop(plan_id, None)
-            UNQUEUED_VERIFICATIONS.labels(error.code).inc()
-
-    def _queue(self, plan_id: str, payload: dict[str, str]) -> None:
-        if self._jobs.num_waiting >= self._settings.max_queued_verifications:
-            self._queued.pop(plan_id, None)
-            UNQUEUED_VERIFICATIONS.labels("enough_waiting").inc()
-            return
-        self._jobs.submit(job_id=job_of(plan_id), kind="verify", function=JOB_FUNCTION, payload=payload)
+        self._jobs.submit(job_id=job_of(plan.plan_id), kind="verify", function=JOB_FUNCTION, payload=payload)
 
     def outcome(self, plan_id: str) -> bytes:
         """Return how the replay of a plan stands, encoded (`PlanOutcomeSchema`).
