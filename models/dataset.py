@@ -17,6 +17,7 @@ import numpy as np
 from models.errors import DatasetError
 from models.features import NUM_AGGREGATES, NUM_FEATURES, calibration_vector
 from models.kernels.features import fill_features
+from models.live import LiveServers, live_servers_from
 from models.scenarios import GROUP_SIZE, MAX_ADAPTERS
 
 if TYPE_CHECKING:
@@ -52,18 +53,22 @@ class Design:
     Attributes
     ----------
     num_rows
-        Simulated servers.
+        Simulated servers, those of `live` not among them.
     seed, max_adapters
         See `models.scenarios.scenario`.
     active_share
         Share of the rows that are chosen by what earlier rows taught (`models.active`), in
         `ACTIVE_ROUNDS` rounds; the others are the design's first rows.
+    live
+        Servers of plans in force that are simulated besides, with their neighbourhood; they come last and
+        change none of the other rows.
     """
 
     num_rows: int
     seed: int = 0
     max_adapters: int = MAX_ADAPTERS
     active_share: float = 0.0
+    live: LiveServers | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_rows", "max_adapters"):
@@ -73,6 +78,11 @@ class Design:
             raise DatasetError(f"seed: must be >= 0, got {self.seed!r}")
         if not 0.0 <= self.active_share < 1.0:
             raise DatasetError(f"active_share: must be in [0, 1), got {self.active_share!r}")
+
+    @property
+    def total_rows(self) -> int:
+        """Simulated servers in all."""
+        return self.num_rows + (0 if self.live is None else self.live.num_rows)
 
     @property
     def num_first(self) -> int:
@@ -168,8 +178,11 @@ class Dataset:
 
 
 def origin_document(origin: DatasetOrigin) -> dict[str, Any]:
-    """Return an origin as JSON values."""
-    return {"schema_version": SCHEMA_VERSION, **asdict(origin)}
+    """Return an origin as JSON values; what is not in every data set stands there only where it is."""
+    document = {"schema_version": SCHEMA_VERSION, **asdict(origin)}
+    if origin.design.live is None:
+        del document["design"]["live"]
+    return document
 
 
 def origin_from_json(text: bytes, path: str | Path) -> DatasetOrigin:
@@ -185,7 +198,9 @@ def origin_from_json(text: bytes, path: str | Path) -> DatasetOrigin:
         version = document.pop("schema_version")
         if version != SCHEMA_VERSION:
             raise DatasetError(f"{path}: has schema version {version!r}, this code reads {SCHEMA_VERSION}")
-        design = Design(**document.pop("design"))
+        told = document.pop("design")
+        live = told.pop("live", None)
+        design = Design(**told, live=None if live is None else live_servers_from(live))
         return DatasetOrigin(**document, design=design)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: is not a data set of twin runs") from error

@@ -50,8 +50,9 @@ def read_parquet(location: str | Path) -> Dataset:
     """
     with local_copy(location) as path:
         origin, columns = read_table(path, named=location)
-    if len(columns) != origin.design.num_rows:
-        raise DatasetError(f"{location}: has {len(columns)} rows, its origin says {origin.design.num_rows}")
+    wanted = origin.design.total_rows
+    if len(columns) != wanted:
+        raise DatasetError(f"{location}: has {len(columns)} rows, its origin says {wanted}")
     return Dataset(origin=origin, columns=columns)
 
 

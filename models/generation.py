@@ -16,6 +16,7 @@ from models.dataset import COLUMNS, Dataset, DatasetOrigin
 from models.dataset_files import read_table, write_table
 from models.errors import DatasetError
 from models.features import aggregate
+from models.live import LIVE_FIRST, live_scenario
 from models.scenarios import scenario
 from models.training import examples_of
 from twin.batch import map_tasks
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.dataset import Design
+    from models.scenarios import Scenario
     from twin.domain import Calibration
 
 ROWS_A_TASK = 16
@@ -72,9 +74,12 @@ def _generated(run: _Run, calibration: Calibration, design: Design) -> Dataset:
         )
         weight = weights(examples_of(dataset, calibration), *looked_at, design.seed + number)
         chosen = candidates.start + choose(weight, count, design.seed + number)
-        columns = np.concatenate([dataset.columns, run.rows(chosen)])
-        dataset = Dataset(origin=origin, columns=columns)
-    return dataset
+        dataset = _with(dataset, run.rows(chosen))
+    return dataset if design.live is None else _with(dataset, run.rows(design.live.rows))
+
+
+def _with(dataset: Dataset, columns: NDArray[np.float64]) -> Dataset:
+    return Dataset(origin=dataset.origin, columns=np.concatenate([dataset.columns, columns]))
 
 
 def assemble(
@@ -108,7 +113,7 @@ def assemble(
 
 def simulate_rows(calibration: Calibration, design: Design, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return what the twin says of rows of a design, (num_rows, len(COLUMNS)) float64."""
-    done = _simulate_rows(calibration, design.seed, design.max_adapters, rows.tolist())
+    done = _simulate_rows(calibration, design, rows.tolist())
     return np.array(done, dtype=np.float64).reshape(-1, len(COLUMNS))
 
 
@@ -153,7 +158,7 @@ class _Run:
         on_rows: Callable[[int], None] | None,
     ) -> None:
         self.origin = _origin(calibration, design)
-        self.task = partial(_simulate_rows, calibration, design.seed, design.max_adapters)
+        self.task = partial(_simulate_rows, calibration, design)
         self.num_workers = num_workers
         self.parts = None if parts is None else Path(parts)
         self.on_rows = on_rows or (lambda _: None)
@@ -210,14 +215,12 @@ def _part_name(first_row: int) -> str:
     return f"rows-{first_row:08d}.parquet"
 
 
-def _simulate_rows(
-    calibration: Calibration, seed: int, max_adapters: int, rows: list[int]
-) -> list[list[float]]:
-    return [_simulate_row(calibration, seed, max_adapters, row) for row in rows]
+def _simulate_rows(calibration: Calibration, design: Design, rows: list[int]) -> list[list[float]]:
+    return [_simulate_row(calibration, design, row) for row in rows]
 
 
-def _simulate_row(calibration: Calibration, seed: int, max_adapters: int, row: int) -> list[float]:
-    drawn = scenario(calibration, seed, row, max_adapters=max_adapters)
+def _simulate_row(calibration: Calibration, design: Design, row: int) -> list[float]:
+    drawn = _scenario(calibration, design, row)
     report = simulate(drawn.workload, drawn.server, calibration, seed=drawn.simulation_seed)
     return [
         row,
@@ -232,3 +235,10 @@ def _simulate_row(calibration: Calibration, seed: int, max_adapters: int, row: i
         report.num_requests_sent,
         *aggregate(drawn.workload),
     ]
+
+
+def _scenario(calibration: Calibration, design: Design, row: int) -> Scenario:
+    if row < LIVE_FIRST:
+        return scenario(calibration, design.seed, row, max_adapters=design.max_adapters)
+    assert design.live is not None, "a live row belongs to a sample"
+    return live_scenario(calibration, design.live, design.seed, row)

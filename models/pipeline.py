@@ -15,6 +15,7 @@ from models.distillation import MAX_LEAVES, calibrated, editions
 from models.errors import ArtefactError, DatasetError
 from models.features import calibration_vector
 from models.figures import figures, physics_factors, student_factors
+from models.live import live_features
 from models.report import importance, reliability, training_report
 from models.scenarios import GROUP_SIZE
 from models.surrogate import Surrogate
@@ -74,7 +75,7 @@ def train(
     max_leaves
         Leaves of each tree at most.
     num_fresh
-        Rows that only the teacher labels; None takes `FRESH_PER_RUN` for each of the data set's.
+        Rows of the design that only the teacher labels; None takes `FRESH_PER_RUN` for each that was run.
     num_workers
         Processes; the result does not depend on it.
 
@@ -92,7 +93,7 @@ def train(
     ranges = np.stack([known.rows.min(axis=0), known.rows.max(axis=0)], axis=1)
     known, aside = split(known, seed + 1, num_groups, ASIDE_SHARE)
     teacher = fit_teacher(known, seed, num_workers)
-    num_fresh = FRESH_PER_RUN * dataset.num_rows if num_fresh is None else num_fresh
+    num_fresh = FRESH_PER_RUN * dataset.origin.design.num_rows if num_fresh is None else num_fresh
     fresh = fresh_rows(dataset, calibration, num_fresh, num_workers)
     sizes = sorted({max_leaves, *(size for size in SIZES if size < max_leaves)}, reverse=True)
     by_size = editions(teacher, known, fresh, sizes, seed=seed, num_groups=num_groups)
@@ -137,10 +138,17 @@ def held_out(dataset: Dataset, calibration: Calibration, seed: int) -> tuple[Exa
 def fresh_rows(
     dataset: Dataset, calibration: Calibration, count: int, num_workers: int = 1
 ) -> NDArray[np.float32]:
-    """Return features of scenarios of the data set's design that no twin ran, (count, NUM_FEATURES)."""
+    """Return features of scenarios that no twin ran, (num_fresh, NUM_FEATURES) float32.
+
+    `count` are of the data set's design. Live servers of it have `FRESH_PER_RUN` more for each of their rows.
+    """
     design = dataset.origin.design
     rows = range(design.next_row, design.next_row + count)
-    return design_features(calibration, design.seed, design.max_adapters, rows, num_workers)[0]
+    fresh = design_features(calibration, design.seed, design.max_adapters, rows, num_workers)[0]
+    if design.live is None:
+        return fresh
+    beyond = design.live.rows[-1] + 1 + np.arange(FRESH_PER_RUN * design.live.num_rows)
+    return np.concatenate([fresh, live_features(calibration, design.live, design.seed, beyond)])
 
 
 def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manifest:
@@ -150,7 +158,7 @@ def publish(trained: Trained, dataset: Dataset, directory: str | Path) -> Manife
         calibration_sha256=origin.calibration_sha256,
         twin_version=origin.twin_version,
         dataset_sha256=dataset.sha256,
-        dataset_rows=origin.design.num_rows,
+        dataset_rows=dataset.num_rows,
         dataset_seed=origin.design.seed,
         metrics=trained.metrics,
     )

@@ -51,17 +51,13 @@ SLOTS_SEARCH_STEPS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row of a data set before it is simulated."""
+    """One row of a data set before it is simulated; rows of a group share a mix of adapters."""
 
     row: int
+    group: int
     workload: Workload
     server: ServerConfig
     simulation_seed: int
-
-    @property
-    def group(self) -> int:
-        """The mix of adapters that the row belongs to."""
-        return self.row // GROUP_SIZE
 
 
 def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int = MAX_ADAPTERS) -> Scenario:
@@ -91,7 +87,9 @@ def scenario(calibration: Calibration, seed: int, row: int, *, max_adapters: int
     else:
         scale = MAX_REQUESTS / (mix.rate_rps.sum() * vector[kernel.HORIZON_S])
     workload = replace(mix, rate_rps=mix.rate_rps * scale)
-    return Scenario(row=row, workload=workload, server=server, simulation_seed=simulation_seed)
+    return Scenario(
+        row=row, group=row // GROUP_SIZE, workload=workload, server=server, simulation_seed=simulation_seed
+    )
 
 
 @lru_cache(maxsize=1)

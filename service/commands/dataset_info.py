@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from models.dataset import DatasetOrigin
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -32,10 +35,19 @@ def info(
         "sha256": dataset.sha256,
         "rows": dataset.num_rows,
         "starved_rows": int(dataset["starved"].sum()),
-        **asdict(dataset.origin),
+        **_told(dataset.origin),
     }
     if json:
         sys.stdout.buffer.write(orjson.dumps(told) + b"\n")
         return
     for name, value in told.items():
         typer.echo(f"{name}: {value}")
+
+
+def _told(origin: DatasetOrigin) -> dict[str, Any]:
+    """Return an origin for a reader: of live servers, which sample and how many."""
+    document, live = asdict(origin), origin.design.live
+    document["design"]["live"] = (
+        None if live is None else {"sample": live.digest, "servers": len(live.servers), "rows": live.num_rows}
+    )
+    return document
