@@ -113,8 +113,18 @@ class Precision(NamedTuple):
 COARSE = Precision(pace_ratio=1.4, bucket_ratio=1.3, max_clusters=4)
 """A millisecond for a thousand adapters: what the packer needs of shares."""
 
-FINE = Precision(pace_ratio=1.12, bucket_ratio=1.1, max_clusters=16)
-"""Tens of milliseconds: what a proof needs."""
+PROOFS = (
+    Precision(pace_ratio=1.12, bucket_ratio=1.1, max_clusters=16),
+    Precision(pace_ratio=1.06, bucket_ratio=1.05, max_clusters=16),
+    Precision(pace_ratio=1.03, bucket_ratio=1.03, max_clusters=16),
+)
+"""What a proof needs, finer and finer: tens to hundreds of milliseconds for a thousand adapters."""
+
+FINER_GAIN = 1.02
+"""The last of `PROOFS` had sums of shares larger by less than this factor than the first one."""
+
+SMALL_FLEET = 20
+"""With more GPUs one more or less is no matter of how finely shares are cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,9 +179,23 @@ def lower_bounds(problem: PlacementProblem, shares: NDArray[np.float64] | None =
     )
 
 
-def tightened(problem: PlacementProblem, found: LowerBounds) -> LowerBounds:
-    """Return bounds with the larger of their share and that of finely cut shares: both are valid."""
-    return replace(found, share=max(found.share, martello_toth(least_shares(problem, FINE))))
+def tightened(problem: PlacementProblem, found: LowerBounds, num_gpus: int) -> LowerBounds:
+    """Return bounds with those of finely cut shares, all valid: cut finer where that may prove a plan.
+
+    Parameters
+    ----------
+    problem, found
+        What is to be placed, and its bounds so far.
+    num_gpus
+        Of the plan at hand.
+    """
+    for precision in PROOFS:
+        shares = np.minimum(least_shares(problem, precision), 1.0)
+        found = replace(found, share=max(found.share, martello_toth(shares)))
+        is_open = found.best < num_gpus <= SMALL_FLEET
+        if not is_open or shares.sum() * FINER_GAIN <= found.best:
+            break
+    return found
 
 
 def lower_bound(problem: PlacementProblem) -> int:

@@ -124,7 +124,7 @@ def finished(problem: PlacementProblem, tables: Tables, packing: Packing) -> Pla
     found = tables.bounds
     searches = problem.objective == "min_gpus" and problem.num_trials > 0
     if searches and packing.quality > (0, found.best):
-        found = bounds.tightened(problem, found)
+        found = bounds.tightened(problem, found, packing.num_gpus)
         packing = balanced_over_fewer(tables, packing, found.best)
         packing = improved(tables, packing, found.best, problem.num_trials)
     return assemble(problem, tables, packing, found)
@@ -184,7 +184,7 @@ def improved(tables: Tables, packing: Packing, wanted: int, budget: int) -> Pack
 def compile_search(problem: PlacementProblem) -> None:
     """Run the search and the fine bound once, so that no later caller waits for the compiler."""
     tables = build_tables(problem)
-    bounds.least_shares(problem, bounds.FINE)
+    bounds.least_shares(problem, bounds.PROOFS[0])
     one_gpu = empty_fleet(len(tables.items.share), 1)
     balance(tables.oracle, tables.items, tables.candidates, one_gpu, np.empty(NUM_FEATURES, np.float32))
     improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)

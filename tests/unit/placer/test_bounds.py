@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.artifact import load_shipped
 from placer import bounds
+from placer.families import family_workload
 from placer.kernels.best_case import best_case_utilisation
+from placer.problem import PlacementProblem
 from tests.support.packing_oracle import Oracle, fewest_gpus
 from tests.support.packing_problems import (
     make_calibration,
@@ -14,6 +17,7 @@ from tests.support.packing_problems import (
     make_workload,
 )
 from tests.support.twin_cases import num_examples
+from twin.calibration import load_calibration
 from twin.domain import MemoryLaw, ServerConfig
 from twin.simulate import simulate
 
@@ -99,3 +103,17 @@ def test_the_bound_grows_with_the_rates():
     slow = make_random_workload(50, seed=3)
     fast = make_workload(slow.rank, 20 * slow.rate_rps, slow.input_tokens_mean, slow.output_tokens_mean)
     assert bounds.lower_bound(make_problem(fast)) > bounds.lower_bound(make_problem(slow)) >= 1
+
+
+def test_a_bound_is_cut_finer_only_where_that_may_prove_the_plan_of_a_small_fleet():
+    calibration_id = "h100-64gb/llama-3.1-8b-instruct/vllm-0.8.5"
+    calibration = load_calibration(calibration_id)
+    problem = PlacementProblem(
+        workload=family_workload("zipf", 0, 1000, calibration),
+        calibration=calibration,
+        surrogate=load_shipped(calibration_id),
+    )
+    found = bounds.lower_bounds(problem)
+    once = bounds.tightened(problem, found, num_gpus=found.best)
+    assert bounds.tightened(problem, found, num_gpus=bounds.SMALL_FLEET + 1) == once
+    assert bounds.tightened(problem, found, num_gpus=once.best + 1).best == once.best + 1

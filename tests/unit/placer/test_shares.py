@@ -78,7 +78,7 @@ def fleets(draw):
 
 
 @settings(max_examples=num_examples(120), deadline=None)
-@given(fleets(), st.sampled_from([bounds.COARSE, bounds.FINE]), st.sampled_from([None, 4, 24, 96]))
+@given(fleets(), st.sampled_from([bounds.COARSE, *bounds.PROOFS]), st.sampled_from([None, 4, 24, 96]))
 def test_the_shares_on_an_accepted_gpu_are_at_most_one_gpu(fleet, precision, max_loras):
     name, (rank, rate, prompt, output), part = fleet
     if len(part) == 0:
@@ -140,7 +140,7 @@ def test_the_bound_is_tight_for_gpus_full_of_like_adapters(name, within):
             break
         rate *= 1.005
     problem = problem_of(name, [16] * 20, np.full(20, rate), 223.0, 197.0)
-    assert 1 - within <= bounds.least_shares(problem, bounds.FINE).sum() <= 1
+    assert 1 - within <= bounds.least_shares(problem, bounds.PROOFS[0]).sum() <= 1
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen"])
@@ -154,4 +154,4 @@ def test_the_bound_is_nearly_tight_where_slots_are_short(name):
         count = more
     assert count > 64
     problem = problem_of(name, [16] * count, np.full(count, 0.3), 223.0, 197.0, max_loras=32)
-    assert 0.9 <= bounds.least_shares(problem, bounds.FINE).sum() <= 1
+    assert 0.9 <= bounds.least_shares(problem, bounds.PROOFS[0]).sum() <= 1
