@@ -8,7 +8,7 @@ import numpy as np
 
 from models.features import NUM_FEATURES
 from placer.kernels import packing as kernel
-from placer.kernels.acceptance import accepted_choice, starvation_risk_of
+from placer.kernels.acceptance import accepted_choice, planned_risk_of
 from placer.packing import empty_fleet
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def risk_of(tables: Tables, fleet: kernel.Fleet, gpu: int) -> float:
     """Return a GPU's probability of starvation as it is, above 1 where the physics refuse."""
     rank_class = fleet.rank_class[gpu]
     return float(
-        starvation_risk_of(
+        planned_risk_of(
             tables.oracle,
             fleet.aggregates[gpu],
             tables.oracle.ladders[rank_class, fleet.choice[gpu]],

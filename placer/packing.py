@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.features import NUM_AGGREGATES, NUM_FEATURES
+from models.features import NUM_FEATURES
+from models.kernels.features import MIN_RATE_RPS
 from models.surrogate import Prediction
 from placer import bounds, limits
 from placer.explain import binding_constraint, head_room
@@ -16,6 +18,7 @@ from placer.kernels import packing as kernel
 from placer.kernels.acceptance import Oracle
 from placer.kernels.balancing import balance
 from placer.kernels.best_case import utilisation_of_each
+from placer.kernels.rates import NUM_STATE, rate_factor
 from placer.latency import shortest_requests
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
@@ -134,10 +137,26 @@ def risk_allowance(problem: PlacementProblem, num_gpus: int) -> float:
     """Return the largest chance of starvation that one of so many GPUs may have.
 
     `starvation_risk` is the chance that any GPU of the fleet starves, spread evenly; not below what
-    the trees can tell apart.
+    the trees can tell apart. Where rates are uncertain half of it is for their errors: see `rate_z`.
     """
-    spread = 1 - (1 - problem.starvation_risk) ** (1 / max(num_gpus, 1))
-    return min(problem.starvation_risk, max(spread, least_allowance(problem)))
+    risk = problem.starvation_risk / 2 if problem.workload.has_uncertain_rates else problem.starvation_risk
+    return min(problem.starvation_risk, max(_spread(risk, num_gpus), least_allowance(problem)))
+
+
+def rate_z(problem: PlacementProblem, num_gpus: int) -> float:
+    """Return the standard deviations of its load that each of so many GPUs is planned for beyond the mean.
+
+    With half of `starvation_risk`, spread evenly, as the chance that the sum of its adapters' normal
+    errors is larger; the other half is for starvation at these rates. 0 where all rates are certain.
+    """
+    if not problem.workload.has_uncertain_rates:
+        return 0.0
+    return NormalDist().inv_cdf(1 - _spread(problem.starvation_risk / 2, num_gpus))
+
+
+def _spread(risk: float, num_gpus: int) -> float:
+    """Return the chance of each of so many GPUs with which any of them is hit with this risk."""
+    return 1 - (1 - risk) ** (1 / max(num_gpus, 1))
 
 
 def least_allowance(problem: PlacementProblem) -> float:
@@ -205,7 +224,9 @@ def traffic_columns(problem: PlacementProblem) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
-def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
+def build_tables(
+    problem: PlacementProblem, also: Iterable[int] = (), *, spread_over: int | None = None
+) -> Tables:
     """Return the problem as arrays; adapters whose mean request is too long are no candidates.
 
     Parameters
@@ -214,10 +235,14 @@ def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
         What is to be placed.
     also
         Values of `max_loras` to consider beside the ladder's: those of servers that run already.
+    spread_over
+        GPUs that the chance of rates above the planned ones is spread over; None is twice the lower
+        bound, as a plan hardly has more.
     """
     workload = problem.workload
     shares = bounds.least_shares(problem) if problem.num_trials else np.zeros(workload.num_adapters)
     found = bounds.lower_bounds(problem, shares)
+    utilisation, load_std = _loads(problem)
     request_tokens = workload.input_tokens_mean + workload.output_tokens_mean
     candidates = np.flatnonzero(request_tokens <= problem.longest_request_tokens)
     max_gpus = len(candidates) if problem.max_gpus is None else min(problem.max_gpus, len(candidates))
@@ -226,6 +251,7 @@ def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
             surrogate=problem.surrogate.kernel_args(),
             margins=problem.margins.vector,
             starvation_risk=risk_allowance(problem, found.best),
+            rate_z=rate_z(problem, 2 * found.best if spread_over is None else spread_over),
             known_adapters=limits.known_adapters_per_gpu(problem),
             max_adapters=limits.max_adapters_per_gpu(problem),
             slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
@@ -235,12 +261,25 @@ def build_tables(problem: PlacementProblem, also: Iterable[int] = ()) -> Tables:
             rank_class=slot_rank_classes(workload.rank),
             traffic=traffic_columns(problem),
             share=shares,
-            utilisation=utilisation_of_each(*bounds.best_case(problem), bounds.adapter_demands(problem)),
+            utilisation=utilisation,
+            load_std=load_std,
         ),
         candidates=candidates,
         max_gpus=max_gpus,
         bounds=found,
     )
+
+
+def _loads(problem: PlacementProblem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each adapter's best-case utilisation of a GPU, and its standard deviation."""
+    workload, best_case = problem.workload, bounds.best_case(problem)
+    utilisation = utilisation_of_each(*best_case, bounds.adapter_demands(problem))
+    if not workload.has_uncertain_rates:
+        return utilisation, np.zeros(workload.num_adapters)
+    one_rps = replace(workload, rate_rps=np.ones(workload.num_adapters), rate_schedules=())
+    each_rps = utilisation_of_each(*best_case, bounds.adapter_demands(replace(problem, workload=one_rps)))
+    # Smaller rates count as this one wherever the surrogate reads them.
+    return np.maximum(utilisation, MIN_RATE_RPS * each_rps), each_rps * workload.rate_rps_std
 
 
 def placing_order(tables: Tables, variant: Variant) -> NDArray[np.int64]:
@@ -259,7 +298,7 @@ def empty_fleet(num_adapters: int, max_gpus: int) -> kernel.Fleet:
         choice=choice,
         count=count,
         share=np.zeros(max_gpus),
-        aggregates=np.zeros((max_gpus, NUM_AGGREGATES)),
+        aggregates=np.zeros((max_gpus, NUM_STATE)),
     )
 
 
@@ -305,6 +344,7 @@ def assemble(
     kernel.describe(tables.oracle, fleet, num_gpus, features, predicted)
     rows = np.split(order[starts[0] :], starts[1:-1] - starts[0]) if num_gpus else []
     return Placement(
+        rate_z=tables.oracle.rate_z,
         gpus=tuple(
             _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu]))
             for gpu in range(num_gpus)
@@ -334,6 +374,7 @@ def _gpu_plan(
         predicted=prediction(predicted),
         binding_constraint=binding_constraint(features),
         head_room=head_room(features),
+        load_margin=rate_factor(fleet.aggregates[gpu], oracle.rate_z) - 1.0,
     )
 
 

@@ -41,7 +41,10 @@ class GpuPlan:
     binding_constraint
         What it would run out of first.
     head_room
-        What is left of ``kv_memory``, ``slots`` and ``throughput``, each as a share of its limit.
+        What is left of ``kv_memory``, ``slots`` and ``throughput``, each as a share of its limit, at the
+        rates that the GPU is planned for.
+    load_margin
+        Load that it is planned for beyond the mean, as a share of the mean; 0 where rates are certain.
     """
 
     gpu: int
@@ -51,6 +54,7 @@ class GpuPlan:
     predicted: Prediction
     binding_constraint: BindingConstraint
     head_room: Mapping[str, float] = field(default_factory=dict)
+    load_margin: float = 0.0
 
     @property
     def max_cpu_loras(self) -> int:
@@ -95,12 +99,16 @@ class Placement:
     bound_rests_on
         Which bound that is: ``load`` rests on the calibration and `max_rho`, ``share`` on what the placer
         accepts of a GPU, ``count`` on the adapters that a GPU may hold.
+    rate_z
+        Standard deviations of its load that each GPU is planned for beyond the mean; 0 where rates are
+        certain.
     """
 
     gpus: tuple[GpuPlan, ...]
     unplaced: tuple[Unplaced, ...]
     lower_bound: int
     bound_rests_on: BoundKind = "load"
+    rate_z: float = 0.0
 
     @property
     def feasible(self) -> bool:

@@ -16,11 +16,13 @@ import numpy as np
 
 from placer.delta import re_place
 from placer.packing import (
+    VARIANTS,
     build_tables,
     finished,
     first_packing,
     least_allowance,
     place,
+    run,
     traffic_columns,
     unplaced_of,
 )
@@ -113,7 +115,8 @@ def replicas_needed(problem: PlacementProblem, unplaced: Iterable[Unplaced]) -> 
 def _parts_of(problem: PlacementProblem, rows: Sequence[int]) -> NDArray[np.int64]:
     """Return the fewest parts of each of these rows, 1 for the others; equal traffic is asked about once."""
     counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
-    traffic, schedules = traffic_columns(problem), problem.workload.rate_schedules
+    traffic = np.column_stack([traffic_columns(problem), problem.workload.rate_rps_std])
+    schedules = problem.workload.rate_schedules
     known: dict[tuple[bytes, int], int] = {}
     for row in rows:
         kind = (traffic[row].tobytes(), id(schedules[row]) if schedules else 0)
@@ -135,9 +138,11 @@ def _fewest(problem: PlacementProblem, row: int) -> int:
         starvation_risk=least_allowance(problem),
     )
     part = alone.workload
+    largest_fleet = 2 * problem.max_replicas * problem.workload.num_adapters
     for count in range(1, problem.max_replicas + 1):
         one = part.divided(np.array([count])).subset(np.array([0]))
-        if place(replace(alone, workload=one)).feasible:
+        tables = build_tables(replace(alone, workload=one), spread_over=largest_fleet)
+        if (run(tables, VARIANTS[0]).fleet.gpu_of >= 0).all():
             return count
     return 1
 

@@ -26,7 +26,7 @@ class Change:
     Attributes
     ----------
     scale_rates
-        Factor on rates, > 0.
+        Factor on rates and their standard deviations, > 0.
     scaled_rows
         (k,) int64, rows of the workload whose rates it scales; None is all.
     added
@@ -127,10 +127,11 @@ def consequence(
 def _changed(problem: PlacementProblem, change: Change, num_running: int) -> PlacementProblem:
     workload = problem.workload
     if change.scale_rates != 1.0:
-        rates = workload.rate_rps.copy()
+        rates, errors = workload.rate_rps.copy(), workload.rate_rps_std.copy()
         rows = slice(None) if change.scaled_rows is None else change.scaled_rows
         rates[rows] *= change.scale_rates
-        workload = replace(workload, rate_rps=rates)
+        errors[rows] *= change.scale_rates
+        workload = replace(workload, rate_rps=rates, rate_rps_std=errors)
     if change.added is not None:
         workload = workload.joined(change.added)
     max_gpus = problem.max_gpus

@@ -126,9 +126,12 @@ def put_workload(workload: Any) -> Call[PlanSchema]:
     return Call(method="PUT", path="/workload", answer=PlanSchema, content=_body(workload))
 
 
-def patch_rates(rates: Mapping[str, float], which: Mapping[str, str]) -> Call[PlanSchema]:
+def patch_rates(
+    rates: Mapping[str, float], rates_std: Mapping[str, float], which: Mapping[str, str]
+) -> Call[PlanSchema]:
     """Return ``PATCH /workload``."""
-    content = orjson.dumps({"rates": dict(rates)})
+    errors = {"rates_std": dict(rates_std)} if rates_std else {}
+    content = orjson.dumps({"rates": dict(rates)} | errors)
     return Call(method="PATCH", path="/workload", answer=PlanSchema, content=content, params=which)
 
 

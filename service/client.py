@@ -139,9 +139,11 @@ class Client:
         """Put a workload in force and return its plan."""
         return self.send(calls.put_workload(workload))
 
-    def patch_rates(self, rates: Mapping[str, float], **which: str) -> PlanSchema:
-        """Give adapters of the workload in force new rates and return the new plan."""
-        return self.send(calls.patch_rates(rates, which))
+    def patch_rates(
+        self, rates: Mapping[str, float], *, rates_std: Mapping[str, float] | None = None, **which: str
+    ) -> PlanSchema:
+        """Give adapters of the workload in force new rates, with errors or not, and return the new plan."""
+        return self.send(calls.patch_rates(rates, rates_std or {}, which))
 
     def workload(self, **which: str) -> AnyWorkload:
         """Return the workload in force; `which` names ``base_model`` and ``gpu_type`` of several."""
@@ -302,9 +304,11 @@ class AsyncClient:
         """Put a workload in force and return its plan."""
         return await self.send(calls.put_workload(workload))
 
-    async def patch_rates(self, rates: Mapping[str, float], **which: str) -> PlanSchema:
-        """Give adapters of the workload in force new rates and return the new plan."""
-        return await self.send(calls.patch_rates(rates, which))
+    async def patch_rates(
+        self, rates: Mapping[str, float], *, rates_std: Mapping[str, float] | None = None, **which: str
+    ) -> PlanSchema:
+        """Give adapters of the workload in force new rates, with errors or not, and return the new plan."""
+        return await self.send(calls.patch_rates(rates, rates_std or {}, which))
 
     async def workload(self, **which: str) -> AnyWorkload:
         """Return the workload in force; `which` names ``base_model`` and ``gpu_type`` of several."""

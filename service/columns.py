@@ -38,7 +38,7 @@ def workload_of(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[A
     def number(name: str) -> NDArray[np.float64]:
         return np.array(columns[name], np.float64) if name in columns else np.full(count, np.nan)
 
-    arrival_cv = number("arrival_cv")
+    arrival_cv, rate_rps_std = number("arrival_cv"), number("rate_rps_std")
     laws = map(LAW_CODE.__getitem__, columns.get("arrival_law", ()))
     return Workload(
         base_model=base_model,
@@ -51,6 +51,7 @@ def workload_of(base_model: str, gpu_type: str, columns: Mapping[str, Sequence[A
         input_tokens_cv=number("input_tokens_cv"),
         output_tokens_cv=number("output_tokens_cv"),
         arrival_cv=np.where(np.isnan(arrival_cv), POISSON_CV, arrival_cv),
+        rate_rps_std=np.where(np.isnan(rate_rps_std), 0.0, rate_rps_std),
         arrival_law=(
             np.fromiter(laws, np.int8, count) if "arrival_law" in columns else np.zeros(count, np.int8)
         ),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOP_FIELDS = frozenset({"base_model", "gpu_type", "adapters", "options"})
 REQUIRED = ("id", "rank", "rate_rps", "input_tokens_mean", "output_tokens_mean")
-OPTIONAL_NUMBERS = ("input_tokens_cv", "output_tokens_cv", "arrival_cv")
+OPTIONAL_NUMBERS = ("rate_rps_std", "input_tokens_cv", "output_tokens_cv", "arrival_cv")
 OPTIONAL = (*OPTIONAL_NUMBERS, "arrival_law")
 NUMBERS = frozenset({int, float})
 MAX_NAME = 256

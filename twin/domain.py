@@ -108,6 +108,9 @@ class Adapter:
         process, unless the law is log-normal.
     arrival_law
         Law of the gaps: gamma, weibull or lognormal, all of mean ``1 / rate_rps``.
+    rate_rps_std
+        Standard deviation of the error with which `rate_rps` is known, requests a second; 0 is certain.
+        Plans leave room for it; the twin serves `rate_rps`.
     rate_schedule
         Rates and laws that change in time, in place of the three above; `rate_rps` is then what a
         plan counts on.
@@ -124,6 +127,7 @@ class Adapter:
     output_tokens_cv: float | None = None
     arrival_cv: float = 1.0
     arrival_law: str = ARRIVAL_LAWS[0]
+    rate_rps_std: float = 0.0
     rate_schedule: RateSchedule | None = None
     input_tokens_quantiles: LengthQuantiles | None = None
     output_tokens_quantiles: LengthQuantiles | None = None
@@ -167,6 +171,8 @@ class Workload:
         (num_adapters,) float64; see `Adapter`.
     arrival_law
         (num_adapters,) int8, index into `ARRIVAL_LAWS`; left out, all are gamma.
+    rate_rps_std
+        (num_adapters,) float64, see `Adapter`; left out, all rates are certain.
     rate_schedules, input_tokens_quantiles, output_tokens_quantiles
         One for each adapter, None where it has none; empty where no adapter has one.
 
@@ -187,6 +193,7 @@ class Workload:
     output_tokens_cv: NDArray[np.float64]
     arrival_cv: NDArray[np.float64]
     arrival_law: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    rate_rps_std: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     rate_schedules: tuple[RateSchedule | None, ...] = ()
     input_tokens_quantiles: tuple[LengthQuantiles | None, ...] = ()
     output_tokens_quantiles: tuple[LengthQuantiles | None, ...] = ()
@@ -201,6 +208,8 @@ class Workload:
         rank = rank.astype(np.int32)
         rank.flags.writeable = False
         object.__setattr__(self, "rank", rank)
+        if np.shape(self.rate_rps_std) == (0,):
+            object.__setattr__(self, "rate_rps_std", np.zeros(count))
         for name in _FLOAT_COLUMNS:
             object.__setattr__(self, name, _float_column(getattr(self, name), count, name))
         self._set_laws(count)
@@ -231,6 +240,7 @@ class Workload:
             ),
             arrival_cv=np.array([row.arrival_cv for row in rows], dtype=np.float64),
             arrival_law=_law_codes([row.arrival_law for row in rows]),
+            rate_rps_std=np.array([row.rate_rps_std for row in rows], dtype=np.float64),
             rate_schedules=tuple(row.rate_schedule for row in rows),
             input_tokens_quantiles=tuple(row.input_tokens_quantiles for row in rows),
             output_tokens_quantiles=tuple(row.output_tokens_quantiles for row in rows),
@@ -240,6 +250,11 @@ class Workload:
     def num_adapters(self) -> int:
         """How many adapters the workload has."""
         return len(self.adapter_ids)
+
+    @property
+    def has_uncertain_rates(self) -> bool:
+        """Whether any rate is known but for an error."""
+        return bool(self.rate_rps_std.any())
 
     @property
     def offered_tok_s(self) -> float:
@@ -303,6 +318,7 @@ class Workload:
             name: getattr(self, name)[origin] for name in ("rank", "arrival_law", *_FLOAT_COLUMNS)
         }
         columns["rate_rps"] = columns["rate_rps"] * share
+        columns["rate_rps_std"] = columns["rate_rps_std"] * share
         thinned = np.sqrt(share * columns["arrival_cv"] ** 2 + 1.0 - share)
         columns["arrival_cv"] = np.where(share < 1, thinned, columns["arrival_cv"])
         for name in _OBJECT_COLUMNS:
@@ -357,6 +373,8 @@ class Workload:
     def _check_numbers(self) -> None:
         rate = self.rate_rps
         _require_rows((rate > 0) & (rate <= MAX_RATE_RPS), rate, "rate_rps", f"in (0, {MAX_RATE_RPS:g}]")
+        std = self.rate_rps_std
+        _require_rows((std >= 0) & (std <= MAX_RATE_RPS), std, "rate_rps_std", f"in [0, {MAX_RATE_RPS:g}]")
         for name in ("input_tokens_mean", "output_tokens_mean"):
             tokens = getattr(self, name)
             _require_rows((tokens >= 1) & (tokens <= MAX_TOKENS), tokens, name, f"in [1, {MAX_TOKENS}]")
@@ -374,6 +392,7 @@ _FLOAT_COLUMNS = (
     "input_tokens_cv",
     "output_tokens_cv",
     "arrival_cv",
+    "rate_rps_std",
 )
 
 _OBJECT_COLUMNS = ("rate_schedules", "input_tokens_quantiles", "output_tokens_quantiles")

@@ -21,6 +21,7 @@ from models.kernels.features import (
     step_of,
 )
 from models.kernels.surrogate import evaluate
+from placer.kernels.rates import LOAD_VARIANCE, at_planned_rates
 
 REACH = 3
 """Values of the ladder that a trial looks at on each side of a GPU's present `max_loras`."""
@@ -64,6 +65,8 @@ class Oracle(NamedTuple):
         (8,) float64, `placer.margins.Margins.vector`.
     starvation_risk
         Largest probability of starvation that a GPU may have.
+    rate_z
+        Standard deviations of its load that a GPU is planned for beyond the mean.
     known_adapters, max_adapters
         Adapters on a GPU that the surrogate was trained with at most; that a GPU may hold at all.
     slot_ranks
@@ -75,6 +78,7 @@ class Oracle(NamedTuple):
     surrogate: tuple
     margins: np.ndarray
     starvation_risk: float
+    rate_z: float
     known_adapters: int
     max_adapters: int
     slot_ranks: np.ndarray
@@ -107,7 +111,7 @@ def _settled(calibration, aggregates, features, max_loras, max_lora_rank):
 
 @njit(cache=True, nogil=True)
 def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
-    """Return a GPU's probability of starvation, `REFUSED` where another estimate says it starves.
+    """Return a GPU's probability of starvation at these rates, `REFUSED` where another estimate says no.
 
     A packer that adds adapters until the tree says no finds the leaf that says yes by mistake. So
     more must agree: the capacity by formula, a margin of KV cache where it holds few requests, slots
@@ -150,6 +154,33 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
 
 
 @njit(cache=True, nogil=True)
+def _risk_when_raised(oracle, state, max_loras, max_lora_rank, scratch):
+    """Return a GPU's probability of starvation at the rates it is planned for; parameters as below."""
+    raised = at_planned_rates(state, oracle.rate_z)
+    return starvation_risk_of(oracle, raised, max_loras, max_lora_rank, scratch)
+
+
+@njit(cache=True, nogil=True)
+def planned_risk_of(oracle, state, max_loras, max_lora_rank, scratch):
+    """Return a GPU's probability of starvation, the larger of that at its mean and its planned rates.
+
+    The mean counts too: what is accepted is then a part of what the bounds, which know the means, speak of.
+    `scratch` holds the features at the planned rates afterwards, unless the mean is refused.
+
+    Parameters
+    ----------
+    oracle, max_loras, max_lora_rank, scratch
+        As in `starvation_risk_of`.
+    state
+        (NUM_STATE,) float64, see `placer.kernels.rates`.
+    """
+    risk = starvation_risk_of(oracle, state, max_loras, max_lora_rank, scratch)
+    if state[LOAD_VARIANCE] > 0.0 and risk < REFUSED:
+        risk = max(risk, _risk_when_raised(oracle, state, max_loras, max_lora_rank, scratch))
+    return risk
+
+
+@njit(cache=True, nogil=True)
 def last_choice(ladder, count):
     """Return the index of the largest `max_loras` worth a trial, -1 where none fits in memory.
 
@@ -167,41 +198,43 @@ def last_choice(ladder, count):
 
 
 @njit(cache=True, nogil=True)
-def best_choice(oracle, aggregates, rank_class, scratch):
+def best_choice(oracle, state, rank_class, scratch):
     """Return the ladder's index with the least starvation probability, and that probability.
 
-    Ties go to fewer slots. Parameters as in `starvation_risk_of`; `rank_class` is the GPU's.
+    Ties go to fewer slots. Parameters as in `planned_risk_of`; `rank_class` is the GPU's.
     """
     best, best_risk = -1, REFUSED
-    ladder = oracle.ladders[rank_class]
-    for index in range(last_choice(ladder, aggregates[COUNT]) + 1):
-        risk = starvation_risk_of(oracle, aggregates, ladder[index], oracle.slot_ranks[rank_class], scratch)
+    ladder, rank = oracle.ladders[rank_class], oracle.slot_ranks[rank_class]
+    for index in range(last_choice(ladder, state[COUNT]) + 1):
+        risk = planned_risk_of(oracle, state, ladder[index], rank, scratch)
         if risk < best_risk:
             best, best_risk = index, risk
     return best, best_risk
 
 
 @njit(cache=True, nogil=True)
-def accepted_choice(oracle, aggregates, rank_class, present, scratch):
+def accepted_choice(oracle, state, rank_class, present, scratch):
     """Return the accepted index of the ladder nearest to `present`, more slots first; -1 if none.
 
     Looks `REACH` values to each side: a GPU grows by one adapter at a time, and what suits it moves
     slowly, but for the step beyond `known_adapters`, where all values are tried. Parameters as in
     `best_choice`.
     """
-    if aggregates[COUNT] > oracle.max_adapters:
+    if state[COUNT] > oracle.max_adapters:
         return -1
-    ladder = oracle.ladders[rank_class]
-    last = last_choice(ladder, aggregates[COUNT])
+    ladder, rank = oracle.ladders[rank_class], oracle.slot_ranks[rank_class]
+    is_certain = state[LOAD_VARIANCE] == 0.0
+    last = last_choice(ladder, state[COUNT])
     present = min(present, last)
-    reach = REACH if aggregates[COUNT] <= oracle.known_adapters else last
+    reach = REACH if state[COUNT] <= oracle.known_adapters else last
     for distance in range(reach + 1):
         for side in range(2 if distance > 0 else 1):
             index = present + distance if side == 0 else present - distance
             if 0 <= index <= last:
-                risk = starvation_risk_of(
-                    oracle, aggregates, ladder[index], oracle.slot_ranks[rank_class], scratch
-                )
+                # As `planned_risk_of`, without a call more where rates are certain.
+                risk = starvation_risk_of(oracle, state, ladder[index], rank, scratch)
+                if risk <= oracle.starvation_risk and not is_certain:
+                    risk = _risk_when_raised(oracle, state, ladder[index], rank, scratch)
                 if risk <= oracle.starvation_risk:
                     return index
     return -1

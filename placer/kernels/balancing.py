@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from models.kernels.features import joined_terms
 from placer.kernels.acceptance import accepted_choice
 from placer.kernels.packing import FULL, open_gpu, take, terms_of
+from placer.kernels.rates import joined
 
 
 @njit(cache=True, nogil=True)
@@ -50,7 +50,7 @@ def balance(oracle, items, order, fleet, scratch):
             if fleet.share[gpu] + items.share[row] > FULL:
                 continue
             joint_class = max(fleet.rank_class[gpu], items.rank_class[row])
-            joined_terms(trial, fleet.aggregates[gpu], terms)
+            joined(trial, fleet.aggregates[gpu], terms)
             choice = accepted_choice(oracle, trial, joint_class, fleet.choice[gpu], scratch)
             if choice >= 0:
                 take(fleet, items, row, gpu, joint_class, choice, trial)

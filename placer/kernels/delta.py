@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from models.kernels.features import joined_terms
-from placer.kernels.acceptance import accepted_choice, starvation_risk_of
+from placer.kernels.acceptance import accepted_choice, planned_risk_of
 from placer.kernels.packing import FULL, open_gpu, take, terms_of
+from placer.kernels.rates import joined
 
 
 @njit(cache=True, nogil=True)
@@ -21,7 +21,7 @@ def choice_with(oracle, fleet, gpu, is_kept, own_class, trial, scratch):
     own_class
         The adapter's slot rank, as an index.
     trial
-        The GPU's aggregates with the adapter.
+        The GPU's state with the adapter.
     scratch
         (NUM_FEATURES,) float32, overwritten.
     """
@@ -31,7 +31,7 @@ def choice_with(oracle, fleet, gpu, is_kept, own_class, trial, scratch):
     if own_class > rank_class or fleet.count[gpu] >= oracle.max_adapters:
         return -1
     max_loras, rank = oracle.ladders[rank_class, choice], oracle.slot_ranks[rank_class]
-    risk = starvation_risk_of(oracle, trial, max_loras, rank, scratch)
+    risk = planned_risk_of(oracle, trial, max_loras, rank, scratch)
     return choice if risk <= oracle.starvation_risk else -1
 
 
@@ -60,7 +60,7 @@ def place_kept(oracle, items, order, is_kept, is_shut, num_gpus, may_open, fleet
         for gpu in np.argsort(-fleet.share[:num_gpus], kind="mergesort"):
             if is_shut[gpu] or fleet.share[gpu] + items.share[row] > FULL:
                 continue
-            joined_terms(trial, fleet.aggregates[gpu], terms)
+            joined(trial, fleet.aggregates[gpu], terms)
             choice = choice_with(oracle, fleet, gpu, is_kept[gpu], own_class, trial, scratch)
             if choice >= 0:
                 take(fleet, items, row, gpu, max(fleet.rank_class[gpu], own_class), choice, trial)

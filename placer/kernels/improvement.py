@@ -7,9 +7,9 @@ same problem gives the same plan.
 import numpy as np
 from numba import njit
 
-from models.kernels.features import joined_terms
 from placer.kernels.acceptance import accepted_choice
 from placer.kernels.packing import FULL, NO_GPU_LEFT, take, terms_of
+from placer.kernels.rates import joined
 
 MAX_SWAPS = 24
 """Adapters that one homeless adapter tries to change places with, at most."""
@@ -27,7 +27,7 @@ def state_without(items, fleet, gpu, leaving, aggregates, terms):
     for row in range(fleet.gpu_of.shape[0]):
         if fleet.gpu_of[row] == gpu and row != leaving:
             terms_of(items, row, terms)
-            joined_terms(aggregates, aggregates, terms)
+            joined(aggregates, aggregates, terms)
             rank_class = max(rank_class, items.rank_class[row])
     return rank_class
 
@@ -44,7 +44,7 @@ def _place_somewhere(oracle, items, fleet, num_gpus, row, shut, left, trial, ter
             break
         left -= 1
         joint_class = max(fleet.rank_class[gpu], items.rank_class[row])
-        joined_terms(trial, fleet.aggregates[gpu], terms)
+        joined(trial, fleet.aggregates[gpu], terms)
         choice = accepted_choice(oracle, trial, joint_class, fleet.choice[gpu], scratch)
         if choice >= 0:
             take(fleet, items, row, gpu, joint_class, choice, trial)
@@ -84,7 +84,7 @@ def _swap_in(oracle, items, fleet, num_gpus, row, shut, left, scratch):
         gpu = fleet.gpu_of[leaver]
         rank_class = state_without(items, fleet, gpu, leaver, reduced, terms)
         joint_class = max(rank_class, items.rank_class[row])
-        joined_terms(trial, reduced, own)
+        joined(trial, reduced, own)
         left -= 1
         choice = accepted_choice(oracle, trial, joint_class, fleet.choice[gpu], scratch)
         if choice < 0:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from models.kernels.features import OUTPUT_TOKENS, SLOTS_OVER_ACTIVE, adapter_terms, joined_terms
+from models.kernels.features import OUTPUT_TOKENS, SLOTS_OVER_ACTIVE, adapter_terms
 from models.kernels.surrogate import evaluate_all
 from placer.kernels.acceptance import (
     REFUSED,
@@ -21,8 +21,9 @@ from placer.kernels.acceptance import (
     accepted_choice,
     best_choice,
     last_choice,
-    starvation_risk_of,
+    planned_risk_of,
 )
+from placer.kernels.rates import LOAD, LOAD_VARIANCE, joined
 
 RETRY_BELOW = 0.8
 """A GPU that refused an adapter is asked again for one with less than this share of its load."""
@@ -52,13 +53,16 @@ class Items(NamedTuple):
     share
         (num_adapters,) float64, least share of a GPU.
     utilisation
-        (num_adapters,) float64, best-case utilisation of a GPU with the adapter alone.
+        (num_adapters,) float64, best-case utilisation of a GPU with the adapter alone: its load.
+    load_std
+        (num_adapters,) float64, standard deviation of the load, from that of the rate.
     """
 
     rank_class: np.ndarray
     traffic: np.ndarray
     share: np.ndarray
     utilisation: np.ndarray
+    load_std: np.ndarray
 
 
 class Fleet(NamedTuple):
@@ -73,7 +77,7 @@ class Fleet(NamedTuple):
     share
         (max_gpus,) float64, sum of least shares.
     aggregates
-        (max_gpus, NUM_AGGREGATES) float64.
+        (max_gpus, NUM_STATE) float64: state as `placer.kernels.rates` has it.
     """
 
     gpu_of: np.ndarray
@@ -89,6 +93,8 @@ def terms_of(items, row, terms):
     """Write an adapter's terms."""
     a = items.traffic[row]
     adapter_terms(terms, a[0], a[1], a[2], a[3], a[4], a[5], a[6])
+    terms[LOAD] = items.utilisation[row]
+    terms[LOAD_VARIANCE] = items.load_std[row] * items.load_std[row]
 
 
 @njit(cache=True, nogil=True)
@@ -146,7 +152,8 @@ def pack(oracle, items, order, segregated, num_gpus, fleet, scratch):
     terms, trial = np.empty(num_terms), np.empty(num_terms)
     for position in range(order.shape[0]):
         row = order[position]
-        own_class, share, load = items.rank_class[row], items.share[row], items.utilisation[row]
+        own_class, share = items.rank_class[row], items.share[row]
+        load = items.utilisation[row] + oracle.rate_z * items.load_std[row]
         terms_of(items, row, terms)
         placed = False
         for gpu in range(num_gpus):
@@ -155,7 +162,7 @@ def pack(oracle, items, order, segregated, num_gpus, fleet, scratch):
                 continue
             if segregated and fleet.rank_class[gpu] != own_class:
                 continue
-            joined_terms(trial, fleet.aggregates[gpu], terms)
+            joined(trial, fleet.aggregates[gpu], terms)
             choice = accepted_choice(oracle, trial, joint_class, fleet.choice[gpu], scratch)
             if choice >= 0:
                 take(fleet, items, row, gpu, joint_class, choice, trial)
@@ -185,7 +192,7 @@ def restate(items, order, starts, fleet):
         fleet.aggregates[gpu] = 0.0
         for position in range(starts[gpu], starts[gpu + 1]):
             terms_of(items, order[position], terms)
-            joined_terms(fleet.aggregates[gpu], fleet.aggregates[gpu], terms)
+            joined(fleet.aggregates[gpu], fleet.aggregates[gpu], terms)
 
 
 @njit(cache=True, nogil=True)
@@ -204,7 +211,7 @@ def choose(oracle, fleet, num_gpus, scratch):
         last = last_choice(ladder, fleet.count[gpu])
         least = REFUSED
         for index in range(last + 1):
-            risks[index] = starvation_risk_of(oracle, aggregates, ladder[index], rank, scratch)
+            risks[index] = planned_risk_of(oracle, aggregates, ladder[index], rank, scratch)
             least = min(least, risks[index])
         tie = RISK_TIE * oracle.margins[RISK_SHARE]
         accepted = min(least + tie, max(oracle.starvation_risk, least))
@@ -227,7 +234,8 @@ def choose(oracle, fleet, num_gpus, scratch):
 def describe(oracle, fleet, num_gpus, features, predicted):
     """Write each GPU's features and predictions at its present `max_loras`.
 
-    The chance of starvation is that of the GPUs that keep every margin, or the tree's where it does not.
+    Predictions are those at its mean rates, features and chance those that acceptance saw. The chance of
+    starvation is that of the GPUs that keep every margin, or the tree's where it does not.
 
     Parameters
     ----------
@@ -241,10 +249,10 @@ def describe(oracle, fleet, num_gpus, features, predicted):
     for gpu in range(num_gpus):
         rank_class, aggregates = fleet.rank_class[gpu], fleet.aggregates[gpu]
         max_loras, rank = oracle.ladders[rank_class, fleet.choice[gpu]], oracle.slot_ranks[rank_class]
-        risk = starvation_risk_of(oracle, aggregates, max_loras, rank, features[gpu])
         served, tree_risk, itl_ms, ttft_ms, offered_tok_s = evaluate_all(
             oracle.surrogate, aggregates, max_loras, rank, features[gpu]
         )
+        risk = planned_risk_of(oracle, aggregates, max_loras, rank, features[gpu])
         predicted[gpu, 0], predicted[gpu, 2] = served, itl_ms
         predicted[gpu, 1] = risk if risk < REFUSED else tree_risk
         predicted[gpu, 3], predicted[gpu, 4] = ttft_ms, offered_tok_s

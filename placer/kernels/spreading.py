@@ -3,11 +3,11 @@
 import numpy as np
 from numba import njit
 
-from models.kernels.features import joined_terms
 from models.kernels.surrogate import evaluate_all
 from placer.kernels.acceptance import accepted_choice
 from placer.kernels.improvement import state_without
 from placer.kernels.packing import open_gpu, take, terms_of
+from placer.kernels.rates import joined
 
 
 @njit(cache=True, nogil=True)
@@ -32,7 +32,7 @@ def _fastest_home(oracle, items, fleet, num_gpus, row, shut, output_tokens, tria
         if gpu == shut:
             continue
         joint_class = max(fleet.rank_class[gpu], items.rank_class[row])
-        joined_terms(trial, fleet.aggregates[gpu], terms)
+        joined(trial, fleet.aggregates[gpu], terms)
         choice = accepted_choice(oracle, trial, joint_class, fleet.choice[gpu], scratch)
         if choice < 0:
             continue
@@ -62,7 +62,7 @@ def spread(oracle, items, order, output_tokens, fleet, scratch):
             oracle, items, fleet, num_gpus, row, -1, output_tokens, trial, terms, scratch
         )
         if home >= 0:
-            joined_terms(trial, fleet.aggregates[home], terms)
+            joined(trial, fleet.aggregates[home], terms)
             take(fleet, items, row, home, max(fleet.rank_class[home], items.rank_class[row]), choice, trial)
         else:
             terms_of(items, row, terms)
@@ -103,7 +103,7 @@ def relieve(oracle, items, fleet, num_gpus, max_rounds, output_tokens, scratch):
             )
             if home < 0 or max(left_ms, home_ms) >= slowest_ms:
                 continue
-            joined_terms(trial, fleet.aggregates[home], terms)
+            joined(trial, fleet.aggregates[home], terms)
             take(fleet, items, row, home, max(fleet.rank_class[home], items.rank_class[row]), choice, trial)
             fleet.aggregates[slowest] = reduced
             fleet.rank_class[slowest], fleet.choice[slowest] = rank_class, left_choice

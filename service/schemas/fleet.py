@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RatesRequest(Border):
-    """New rates of some adapters, by id; everything else of the workload in force stays."""
+    """New rates of some adapters, by id, and of their errors; all else of the workload in force stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"rates": {"a1": 0.25, "a2": 0.05}}]})
 
@@ -26,6 +26,11 @@ class RatesRequest(Border):
             "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_RATE_RPS}
         },
     )
+    rates_std: dict[str, Any] = Field(
+        default={},
+        json_schema_extra={"additionalProperties": {"type": "number", "minimum": 0, "maximum": MAX_RATE_RPS}},
+        description="`rate_rps_std` of some adapters, by id.",
+    )
 
     @classmethod
     def read(cls, document: bytes, settings: Settings) -> RatesRequest:
@@ -34,17 +39,22 @@ class RatesRequest(Border):
         Raises
         ------
         MalformedBodyError, InvalidRequestError
-            Naming ``rates.<id>``.
+            Naming ``rates.<id>`` or ``rates_std.<id>``.
         """
-        request = parse(cls, document, wide=("rates",))
-        if len(request.rates) > settings.max_adapters:
-            raise InvalidRequestError(f"must name at most {settings.max_adapters} adapters", field="rates")
-        for name, rate_rps in request.rates.items():
-            if not _is_rate(rate_rps):
-                raise InvalidRequestError(
-                    f"is refused: must be a number above 0 and at most {MAX_RATE_RPS:g}",
-                    field=f"rates.{name[:MAX_SHOWN]}",
-                )
+        request = parse(cls, document, wide=("rates", "rates_std"))
+        for field, is_sound, rule in (
+            ("rates", _is_rate, "above 0 and at most"),
+            ("rates_std", _is_rate_error, "of 0 to"),
+        ):
+            values = getattr(request, field)
+            if len(values) > settings.max_adapters:
+                raise InvalidRequestError(f"must name at most {settings.max_adapters} adapters", field=field)
+            for name, value in values.items():
+                if not is_sound(value):
+                    raise InvalidRequestError(
+                        f"is refused: must be a number {rule} {MAX_RATE_RPS:g}",
+                        field=f"{field}.{name[:MAX_SHOWN]}",
+                    )
         return request
 
 
@@ -57,9 +67,13 @@ class RunningRequest(Border):
 
 
 def _is_rate(value: object) -> bool:
+    return _is_rate_error(value) and value != 0
+
+
+def _is_rate_error(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return 0 < value <= MAX_RATE_RPS  # false for NaN
+    return 0 <= value <= MAX_RATE_RPS  # false for NaN
 
 
 class GpusNeededSchema(BaseModel):

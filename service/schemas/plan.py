@@ -32,6 +32,10 @@ class GpuSchema(BaseModel):
     head_room: dict[Literal["throughput", "slots", "kv_memory"], float] = Field(
         description="What is left of each limit, as a share of it."
     )
+    load_margin: float | None = Field(
+        default=None,
+        description="Load planned for beyond the mean, as a share of the mean; where rates are uncertain.",
+    )
     vllm_args: list[str]
 
 
@@ -109,6 +113,11 @@ class PlanSchema(BaseModel):
         default=[], description="Adapters on several GPUs; those on one are in `gpus` alone."
     )
     unplaced: list[UnplacedSchema]
+    rate_z: float | None = Field(
+        default=None,
+        description="Standard deviations of its load that each GPU is planned for beyond the mean; where "
+        "rates are uncertain.",
+    )
     surrogate_version: str
     calibration_id: str
     verification: VerificationSchema

@@ -15,6 +15,7 @@ from twin.domain import MAX_CV, MAX_RANK, MAX_RATE_RPS, MAX_TOKENS, Workload
 AdapterId = Annotated[str, Field(min_length=1, max_length=256)]
 Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 RateRps = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
+RateError = Annotated[float, Field(ge=0, le=MAX_RATE_RPS)]
 Tokens = Annotated[float, Field(ge=1, le=MAX_TOKENS)]
 Cv = Annotated[float, Field(ge=0, le=MAX_CV)]
 ArrivalLaw = Literal["gamma", "weibull", "lognormal"]
@@ -26,6 +27,13 @@ class AdapterSchema(Border):
     id: str = Field(min_length=1, max_length=256)
     rank: int = Field(ge=1, le=MAX_RANK)
     rate_rps: float = Field(gt=0, le=MAX_RATE_RPS)
+    rate_rps_std: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_RATE_RPS,
+        description="Standard deviation of the error with which the rate is known; errors of adapters are "
+        "independent. Plans leave room for it.",
+    )
     input_tokens_mean: float = Field(ge=1, le=MAX_TOKENS)
     output_tokens_mean: float = Field(ge=1, le=MAX_TOKENS)
     input_tokens_cv: float | None = Field(default=None, ge=0, le=MAX_CV)
@@ -154,6 +162,7 @@ class AdapterColumnsSchema(Border):
     id: Annotated[list[AdapterId], FailFast()] = Field(min_length=1)
     rank: Annotated[list[Rank], FailFast()]
     rate_rps: Annotated[list[RateRps], FailFast()]
+    rate_rps_std: Annotated[list[RateError | None], FailFast()] = Field(default_factory=list)
     input_tokens_mean: Annotated[list[Tokens], FailFast()]
     output_tokens_mean: Annotated[list[Tokens], FailFast()]
     input_tokens_cv: Annotated[list[Cv | None], FailFast()] = Field(default_factory=list)

@@ -228,6 +228,7 @@ def encode_plan(plan: Plan) -> bytes:
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as JSON values."""
     placement, problem = plan.placement, plan.problem
+    rates = {"rate_z": number_or_none(placement.rate_z)} if placement.rate_z else {}
     return {
         "plan_id": plan.plan_id,
         "feasible": placement.feasible,
@@ -243,7 +244,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "surrogate_version": problem.surrogate.version,
         "calibration_id": problem.calibration.calibration_id,
         "verification": plan.verification,
-    }
+    } | rates
 
 
 def _replicas_document(plan: Plan) -> list[dict[str, Any]]:
@@ -284,6 +285,7 @@ def _given_up(placement: Placement, problem: PlacementProblem) -> str | None:
 
 def _gpu_document(gpu: GpuPlan, plan: Plan) -> dict[str, Any]:
     predicted = gpu.predicted
+    rates = {"load_margin": number_or_none(gpu.load_margin)} if plan.placement.rate_z else {}
     return {
         "gpu": gpu.gpu,
         "max_loras": gpu.max_loras,
@@ -300,7 +302,7 @@ def _gpu_document(gpu: GpuPlan, plan: Plan) -> dict[str, Any]:
         "binding_constraint": gpu.binding_constraint,
         "head_room": {name: number_or_none(share) for name, share in gpu.head_room.items()},
         "vllm_args": vllm_args(gpu, plan.problem),
-    }
+    } | rates
 
 
 def _adapter_names(gpu: GpuPlan, plan: Plan) -> list[str]:

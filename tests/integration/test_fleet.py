@@ -120,6 +120,47 @@ def test_rates_alone_may_change_and_the_rest_stays(fleet):
     assert client.get("/plan").json()["gpus"] == again["gpus"]
 
 
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_the_errors_of_rates_may_change_with_them_and_the_plan_says_what_it_counts_on(fleet, by_columns):
+    client = fleet.client()
+    document = workload_document(3)
+    if by_columns:
+        document["adapters"] = {
+            name: [row[name] for row in document["adapters"]] for name in document["adapters"][0]
+        }
+    certain = client.put("/workload", json=document).json()
+    assert "rate_z" not in certain
+    assert all("load_margin" not in gpu for gpu in certain["gpus"])
+    plan = client.patch(
+        "/workload", json={"rates": {"adapter-1": 0.7}, "rates_std": {"adapter-0": 0.1, "adapter-1": 0.2}}
+    ).json()
+    assert plan["rate_z"] > 2
+    assert all(gpu["load_margin"] > 0 for gpu in plan["gpus"])
+    adapters = client.get("/workload").json()["adapters"]
+    if by_columns:
+        assert adapters["rate_rps_std"] == [0.1, 0.2, None]
+    else:
+        assert [row.get("rate_rps_std") for row in adapters] == [0.1, 0.2, None]
+
+
+@pytest.mark.parametrize(
+    ("errors", "field"),
+    [
+        ({"nobody": 1.0}, "rates_std.nobody"),
+        ({"adapter-0": -0.1}, "rates_std.adapter-0"),
+        ({"adapter-0": True}, "rates_std.adapter-0"),
+        ({"adapter-0": None}, "rates_std.adapter-0"),
+        ([], "rates_std"),
+    ],
+)
+def test_errors_of_rates_that_cannot_be_are_refused_by_name(fleet, errors, field):
+    client = fleet.client()
+    client.put("/workload", json=workload_document(3))
+    answer = client.patch("/workload", json={"rates": {"adapter-0": 1.0}, "rates_std": errors})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert client.get("/workload").json() == workload_document(3)
+
+
 @pytest.mark.parametrize(
     ("rates", "field"),
     [

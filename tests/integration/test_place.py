@@ -36,6 +36,16 @@ def test_the_same_request_gets_the_same_bytes(client):
     assert client.post("/place", json=document).content == client.post("/place", json=document).content
 
 
+def test_rates_without_an_error_get_the_plan_they_would_get_without_the_field(client):
+    documents = [
+        workload_document(adapters=[adapter_document(row) | error for row in range(50)])
+        for error in ({}, {"rate_rps_std": 0}, {"rate_rps_std": None})
+    ]
+    answers = [client.post("/place", json=document).content for document in documents]
+    without_ids = {answer.split(b",", 1)[1] for answer in answers}  # equal requests share an id
+    assert len(without_ids) == 1
+
+
 def test_a_verified_plan_tells_what_the_twin_did_with_each_gpu(client):
     document = workload_document(48, options={"verify": True})
     plan = PlanSchema.model_validate_json(client.post("/place", json=document).content)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.features import FEATURE_NAMES, adapter_terms, features_of
-from models.kernels.features import NUM_SUMS, RATE_IN, RATE_OUT
+from models.kernels.features import (
+    ACTIVE,
+    ACTIVE_TAU_0,
+    COUNT,
+    MAX_RANK,
+    NUM_ACTIVE,
+    NUM_SUMS,
+    RANK,
+    RATE_IN,
+    RATE_OUT,
+    RATE_SQUARED,
+    TOKENS_SQUARED,
+    expected_active,
+)
 from placer import bounds, limits
 from placer.kernels.best_case import best_case_utilisation
-from placer.packing import risk_allowance
+from placer.packing import rate_z, risk_allowance
 from placer.ranks import slot_rank
 from twin.domain import ServerConfig
 from twin.kernels.latency import scheduler_us, step_ms
@@ -55,7 +69,9 @@ class Oracle:
         self.problem = problem
         self.margins = problem.margins
         self.shares = bounds.least_shares(problem)
-        self.risk_limit = risk_allowance(problem, bounds.lower_bounds(problem, self.shares).best)
+        bound = bounds.lower_bounds(problem, self.shares).best
+        self.risk_limit = risk_allowance(problem, bound)
+        self.rate_z = rate_z(problem, 2 * bound)
         self.terms = adapter_terms(problem.workload)
         self.demands = bounds.adapter_demands(problem)
         self.best_case = bounds.best_case(problem)
@@ -74,8 +90,25 @@ class Oracle:
             demand += self.demands[row]
         return best_case_utilisation(*self.best_case, demand)
 
+    def load_factor(self, rows) -> float:
+        """What all rates of a GPU are multiplied by: mean load plus z standard deviations, over the mean."""
+        workload = self.problem.workload
+        loads = [self.utilisation([row]) for row in rows]
+        errors = [workload.rate_rps_std[row] / workload.rate_rps[row] for row in rows]
+        variance = sum((load * error) ** 2 for load, error in zip(loads, errors, strict=True))
+        return 1 + self.rate_z * math.sqrt(variance) / sum(loads) if variance else 1.0
+
     def risk(self, rows, max_loras: int) -> float:
         """The starvation probability of a GPU with these adapters, added in this order; 2 for a sure no.
+
+        Where rates are uncertain it is asked for at the mean and with all rates raised.
+        """
+        factor = self.load_factor(rows)
+        risks = [self.risk_at(rows, max_loras, each) for each in ((1.0, factor) if factor > 1 else (1.0,))]
+        return max(risks)
+
+    def risk_at(self, rows, max_loras: int, factor: float) -> float:
+        """The starvation probability with all rates multiplied, 2 for a sure no.
 
         The capacity by formula, the KV cache's margin, slots for the adapters that are active, and both
         trees each have a veto.
@@ -84,6 +117,8 @@ class Oracle:
         for row in rows:
             aggregates[:NUM_SUMS] += self.terms[row, :NUM_SUMS]
             aggregates[NUM_SUMS:] = np.maximum(aggregates[NUM_SUMS:], self.terms[row, NUM_SUMS:])
+        if factor > 1:
+            aggregates = with_higher_rates(aggregates, factor)
         server = ServerConfig(max_loras=max_loras, max_lora_rank=self.slot_rank(rows))
         predicted = self.problem.surrogate.predict_aggregates(aggregates, server)
         features, _ = features_of(
@@ -169,7 +204,7 @@ class Oracle:
 
     def join(self, gpu: OracleGpu, row: int, variant: Variant) -> bool:
         rows = [*gpu.rows, row]
-        rank, cost = self.slot_rank(rows), self.utilisation([row])
+        rank, cost = self.slot_rank(rows), self.utilisation([row]) * self.load_factor([row])
         if variant.segregated and self.slot_rank([row]) != gpu.max_lora_rank:
             return False
         if len(rows) > limits.max_adapters_per_gpu(self.problem) or cost >= gpu.refused.get(rank, np.inf):
@@ -193,6 +228,18 @@ class Oracle:
             choices = self.choices([row])
             best = min(choices, key=lambda max_loras: self.risk([row], max_loras))
             gpus.append(OracleGpu(rows=[row], max_lora_rank=self.slot_rank([row]), max_loras=best))
+
+
+def with_higher_rates(aggregates, factor: float):
+    """Sums of rates grow by the factor, of their squares by its square; activity is that of longer tau."""
+    raised = aggregates * factor
+    for kept in (COUNT, RANK, MAX_RANK):
+        raised[kept] = aggregates[kept]
+    for squared in (RATE_SQUARED, TOKENS_SQUARED):
+        raised[squared] = aggregates[squared] * factor**2
+    for k in range(NUM_ACTIVE):
+        raised[ACTIVE + k] = expected_active(aggregates, factor * ACTIVE_TAU_0 * 2.0**k)
+    return raised
 
 
 def fewest_gpus(oracle: Oracle) -> int:

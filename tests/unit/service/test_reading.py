@@ -28,6 +28,7 @@ LIKELY = {
     "input_tokens_cv": st.none() | st.floats(0.5, 3),
     "output_tokens_cv": st.none() | st.floats(0.5, 3),
     "arrival_cv": st.none() | st.floats(0, 3),
+    "rate_rps_std": st.none() | st.floats(0, 3) | st.integers(0, 2),
     "arrival_law": st.sampled_from([None, "gamma", "weibull", "lognormal"]),
 }
 
@@ -35,7 +36,7 @@ LIKELY = {
 @st.composite
 def documents(draw):
     """Workloads that are mostly sound, with at most a few odd values, fields missing or added."""
-    names = list(LIKELY)[: draw(st.sampled_from([5, 5, 8, 9]))]
+    names = list(LIKELY)[: draw(st.sampled_from([5, 5, 8, 9, 10]))]
     rows = draw(st.lists(st.fixed_dictionaries({name: LIKELY[name] for name in names}), max_size=4))
     document = {"base_model": "llama", "gpu_type": "h100", "adapters": rows}
     if draw(st.booleans()):
@@ -117,6 +118,8 @@ def test_columns_mean_what_rows_mean():
         ({"id": []}, "adapters.id"),
         ({"arrival_cv": [1, 1, 1, -1]}, "adapters.arrival_cv[3]"),
         ({"arrival_cv": []}, "adapters.arrival_cv"),
+        ({"rate_rps_std": [0, None, -1, 1]}, "adapters.rate_rps_std[2]"),
+        ({"rate_rps_std": [0, 0, 0, float("inf")]}, "adapters.rate_rps_std[3]"),
         ({"arrival_law": [None, "gamma", "pareto", None]}, "adapters.arrival_law[2]"),
         ({"weight": [1, 1, 1, 1]}, "adapters.weight"),
     ],

@@ -33,6 +33,7 @@ ADAPTERS = st.fixed_dictionaries(
         "input_tokens_cv": st.none() | finite(0.5, MAX_CV),
         "output_tokens_cv": st.none() | finite(0.5, MAX_CV),
         "arrival_cv": st.none() | finite(0.5, MAX_CV),
+        "rate_rps_std": st.none() | finite(0, MAX_RATE_RPS),
         "arrival_law": st.none() | st.sampled_from(ARRIVAL_LAWS),
     },
 )
@@ -44,7 +45,13 @@ def test_every_number_reaches_its_column_unchanged(adapters):
     workload = WorkloadSchema.parse(json.dumps(workload_document(adapters=rows))).to_domain()
     for name in ("rank", "rate_rps", "input_tokens_mean", "output_tokens_mean"):
         assert getattr(workload, name).tolist() == [row[name] for row in rows]
-    for name, missing in (("input_tokens_cv", np.nan), ("output_tokens_cv", np.nan), ("arrival_cv", 1.0)):
+    missing_values = {
+        "input_tokens_cv": np.nan,
+        "output_tokens_cv": np.nan,
+        "arrival_cv": 1.0,
+        "rate_rps_std": 0,
+    }
+    for name, missing in missing_values.items():
         given_values = [missing if row.get(name) is None else row[name] for row in rows]
         np.testing.assert_array_equal(getattr(workload, name), given_values)
     assert [ARRIVAL_LAWS[code] for code in workload.arrival_law] == [
@@ -70,6 +77,9 @@ def test_every_number_reaches_its_column_unchanged(adapters):
         ({"id": "x" * 257}, "adapters[3].id"),
         ({"id": 5}, "adapters[3].id"),
         ({"arrival_cv": -0.1}, "adapters[3].arrival_cv"),
+        ({"rate_rps_std": -0.1}, "adapters[3].rate_rps_std"),
+        ({"rate_rps_std": float("nan")}, "adapters[3].rate_rps_std"),
+        ({"rate_rps_std": True}, "adapters[3].rate_rps_std"),
         ({"arrival_law": "cauchy"}, "adapters[3].arrival_law"),
         ({"weight": 1}, "adapters[3].weight"),
     ],

@@ -105,11 +105,13 @@ def test_a_workload_names_the_row_whose_id_is_repeated():
         ("input_tokens_cv", -1),
         ("output_tokens_cv", 1e9),
         ("arrival_cv", math.nan),
+        ("rate_rps_std", -0.5),
+        ("rate_rps_std", math.inf),
     ],
 )
 def test_a_workload_names_the_row_and_the_column_that_is_wrong(column, bad):
     columns = columns_of(4)
-    columns[column] = columns[column].copy()
+    columns[column] = columns.get(column, np.zeros(4)).copy()
     columns[column][2] = bad
     assert refusal_of(Workload, **columns).field == f"adapters[2].{column}"
 
@@ -147,6 +149,7 @@ adapters = st.lists(
         input_tokens_cv=st.none() | st.floats(0, MAX_CV),
         output_tokens_cv=st.none() | st.floats(0, MAX_CV),
         arrival_cv=st.floats(0, MAX_CV),
+        rate_rps_std=st.floats(0, MAX_RATE_RPS),
     ),
     min_size=1,
     max_size=6,
@@ -281,6 +284,7 @@ def test_the_parts_of_an_adapter_add_up_to_it(rows, data):
     parts = workload.divided(counts)
     origin = np.repeat(np.arange(len(rows)), counts)
     np.testing.assert_allclose(np.bincount(origin, parts.rate_rps), workload.rate_rps)
+    np.testing.assert_allclose(np.bincount(origin, parts.rate_rps_std), workload.rate_rps_std, atol=1e-300)
     np.testing.assert_array_equal(parts.output_tokens_mean, workload.output_tokens_mean[origin])
     whole = counts[origin] == 1
     assert [parts.adapter_ids[row] for row in np.flatnonzero(whole)] == [
