@@ -14,8 +14,8 @@ import math
 import sys
 import zlib
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from numpy.typing import NDArray
+
+Number = TypeVar("Number", int, float)
 
 MAX_TRACE_S = 366 * 24 * 3600.0
 """Arrivals of a trace lie within a year: others are mistakes in units, and overflow."""
@@ -72,13 +74,21 @@ class TraceFormat:
 
 
 def _timestamp_s(text: str) -> float:
-    """Return seconds of an ISO time, read as UTC where it names no zone; digits beyond 100 ns go."""
-    moment = datetime.fromisoformat(text if "+" in text or text.endswith("Z") else f"{text}+00:00")
-    return moment.timestamp()
+    """Return seconds of an ISO time, read as UTC where it names no zone; digits beyond microseconds go."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _milliseconds_s(value: float | str) -> float:
     return float(value) / 1e3
+
+
+def _whole(value: float | str) -> int:
+    """Return a whole number; `int` would cut the fraction of a JSON number off and say nothing."""
+    whole = int(value)
+    if isinstance(value, float) and whole != value:
+        raise ValueError(value)
+    return whole
 
 
 TRACE_FORMATS = (
@@ -206,7 +216,7 @@ def _read(
     for line, record in records:
         _append(columns, record, chosen, line)
         if chosen.adapter_id is not None:
-            ids.append(_known_id(record[chosen.adapter_id], known_ids, line))
+            ids.append(_id_of(record, chosen.adapter_id, known_ids, line))
     return _in_order(columns, ids, chosen)
 
 
@@ -319,12 +329,14 @@ def _format_of(names: Sequence[str], asked: str | None, file_name: str) -> Trace
     return known[asked]
 
 
-def _known_id(adapter_id: Any, known_ids: Mapping[str, Any] | None, line: int) -> str:
+def _id_of(record: Mapping[str, Any], name: str, known_ids: Mapping[str, Any] | None, line: int) -> str:
+    """Return the adapter that a row names, or refuse it by line and column."""
+    adapter_id = record.get(name)
+    if not isinstance(adapter_id, str) or not adapter_id:
+        raise InvalidInputError(f"trace line {line}, {name}", f"must name an adapter, got {adapter_id!r}")
     if known_ids is not None and adapter_id not in known_ids:
-        raise InvalidInputError(
-            f"trace line {line}, adapter_id", f"must be in the workload, got {adapter_id!r}"
-        )
-    return str(adapter_id)
+        raise InvalidInputError(f"trace line {line}, {name}", f"must be in the workload, got {adapter_id!r}")
+    return adapter_id
 
 
 def _append(
@@ -343,13 +355,13 @@ def _append(
         )
     columns[0].append(arrival_s)
     for values, name in zip(columns[1:], (chosen.input_tokens, chosen.output_tokens), strict=True):
-        tokens = _number(record, name, int, line)
+        tokens = _number(record, name, _whole, line)
         if not 1 <= tokens <= MAX_TOKENS:
             raise InvalidInputError(f"trace line {line}, {name}", f"must be in 1..{MAX_TOKENS}, got {tokens}")
-        values.append(int(tokens))
+        values.append(tokens)
 
 
-def _number(record: Mapping[str, Any], name: str, convert: Callable[[Any], float], line: int) -> float:
+def _number(record: Mapping[str, Any], name: str, convert: Callable[[Any], Number], line: int) -> Number:
     try:
         return convert(record[name])
     except KeyError:

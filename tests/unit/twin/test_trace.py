@@ -52,6 +52,7 @@ def test_a_replayed_trace_is_what_the_server_is_sent(tmp_path):
     ("change", "field"),
     [
         ({"adapter_id": "nobody"}, "trace line 3, adapter_id"),
+        ({"adapter_id": ""}, "trace line 3, adapter_id"),
         ({"input_tokens": "ten"}, "trace line 3, input_tokens"),
         ({"arrival_s": "inf"}, "trace line 3, arrival_s"),
         ({"arrival_s": 1e100}, "trace line 3, arrival_s"),
@@ -119,6 +120,7 @@ def test_requests_of_the_same_moment_stay_in_the_order_of_the_file(tmp_path):
         (MOONCAKE.replace("7322", "null"), "trace line 2, input_length"),
         (MOONCAKE.replace("7322", "[" * 100_000), "trace line 2"),
         (MOONCAKE.replace("7322", "0"), "trace line 2, input_length"),
+        (MOONCAKE.replace("7322", "7322.5"), "trace line 2, input_length"),
         (MOONCAKE.replace('"output_length": 490', '"other": 1'), "trace line 2, output_length"),
         (MOONCAKE.replace(', "hash_ids": [0]}', ""), "trace line 1"),
         ("", "trace"),
@@ -130,6 +132,37 @@ def test_a_published_file_that_cannot_be_read_is_refused_by_line_and_column(tmp_
     with pytest.raises(InvalidInputError) as refused:
         read_any_trace(write_text(tmp_path / "trace.csv", text))
     assert refused.value.field == field
+
+
+def named_rows(tmp_path, *members):
+    """Mooncake's rows with one more member each."""
+    rows = zip(MOONCAKE.splitlines(), members, strict=True)
+    text = "\n".join(row.replace("{", "{" + member + ", ") for row, member in rows)
+    return write_text(tmp_path / "trace.jsonl", text)
+
+
+def test_a_column_of_the_readers_choice_names_adapters(tmp_path):
+    path = named_rows(tmp_path, '"user": "b"', '"user": "a"')
+    assert read_any_trace(path, adapter_column="user").adapter_ids == ("b", "a")
+
+
+@pytest.mark.parametrize("member", ['"user": ""', '"user": ["a"]', '"user": null', '"other": "a"'])
+def test_a_row_that_names_no_adapter_is_refused_by_line_and_column(tmp_path, member):
+    with pytest.raises(InvalidInputError) as refused:
+        read_any_trace(named_rows(tmp_path, '"user": "a"', member), adapter_column="user")
+    assert refused.value.field == "trace line 2, user"
+
+
+def test_a_moment_is_read_in_the_zone_that_it_names_and_else_as_utc(tmp_path):
+    moments = (
+        "2023-11-16 18:00:00",
+        "2023-11-16 18:00:01Z",
+        "2023-11-16T19:00:02+01:00",
+        "2023-11-16 13:00:03-05:00",
+    )
+    text = table("TIMESTAMP,ContextTokens,GeneratedTokens", *[(moment, 5, 5) for moment in moments])
+    trace = read_any_trace(write_text(tmp_path / "azure.csv", text))
+    assert trace.arrival_ns.tolist() == [0, 10**9, 2 * 10**9, 3 * 10**9]
 
 
 def test_a_broken_archive_is_refused(tmp_path):
