@@ -7,8 +7,7 @@ Reads `servegen_clients.csv.gz` and, beside it, `servegen_client_length_quantile
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,13 @@ import numpy as np
 
 from twin.domain import Adapter, Workload
 from twin.errors import InvalidInputError
-from twin.traces import open_text
+from twin.traces import UNPACKING_ERRORS, open_text
 from twin.traffic import ARRIVAL_LAWS, MAX_CV, MAX_RATE_RPS, MAX_TOKENS, LengthQuantiles, RateSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,9 @@ WINDOW_S = 600.0
 
 CLIENT_COLUMNS = ("category", "model", "client", "windows", "mean_rate")
 """By these a file of clients is recognised."""
+
+WINDOW_COLUMNS = ("category", "model", "client", "t", "rate", "cv", "pat")
+"""Of the windows: start in seconds, requests a second, coefficient of variation and law of the gaps."""
 
 Key = tuple[str, str, str]
 
@@ -44,7 +47,7 @@ class ServeGenClients:
     num_without_lengths, num_without_requests
         Clients left out: lengths of text unknown; nothing sent.
     num_windows_cut
-        Windows whose coefficient of variation was cut to `MAX_CV`.
+        Windows of these clients whose coefficient of variation was cut to `MAX_CV`.
     """
 
     adapters: tuple[Adapter, ...]
@@ -75,7 +78,7 @@ def is_client_file(path: Path) -> bool:
     with open_text(path, errors="replace") as stream:
         try:
             names = stream.readline().strip().split(",")
-        except (EOFError, OSError, zlib.error):  # a broken archive: reading it as a trace says so
+        except UNPACKING_ERRORS:  # a broken archive: reading it as a trace says so
             return False
     return set(CLIENT_COLUMNS) <= set(names)
 
@@ -104,8 +107,8 @@ def read_clients(path: Path, *, start_s: float = 0.0, model: str | None = None) 
         (*_key(row), row["field"]): row
         for row in _rows(path.with_name("servegen_client_length_quantiles.csv.gz"), ("field", "q02", "q98"))
     }
-    windows, num_cut = _schedules(path.with_name("servegen_client_rates_10min.parquet"), start_s)
-    adapters, num_without_lengths, num_silent = [], 0, 0
+    windows, cut = _schedules(path.with_name("servegen_client_rates_10min.parquet"), start_s)
+    adapters, num_without_lengths, num_silent, num_cut = [], 0, 0, 0
     for row in _rows(path, CLIENT_COLUMNS):
         if model is not None and row["model"] != model:
             continue
@@ -115,7 +118,8 @@ def read_clients(path: Path, *, start_s: float = 0.0, model: str | None = None) 
         elif _key(row) not in windows:
             num_silent += 1
         else:
-            trace_s = float(row["windows"]) * WINDOW_S - start_s
+            num_cut += cut[_key(row)]
+            trace_s = _number(row, "windows") * WINDOW_S - start_s
             adapters.append(_adapter(_key(row), laws[0], laws[1], windows[_key(row)], trace_s))
     adapters.sort(key=lambda adapter: -adapter.rate_rps)
     if not adapters:
@@ -170,21 +174,47 @@ def _key(row: Mapping[str, str]) -> Key:
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         raise InvalidInputError("trace", f"needs {path.name} beside the table of clients")
-    with gzip.open(path, "rt", newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise InvalidInputError(f"trace.{missing[0]}", f"is a column that {path.name} lacks")
-        return list(reader)
+    try:
+        with open_text(path) as stream:
+            reader = csv.DictReader(stream)
+            if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+                raise InvalidInputError(f"trace.{missing[0]}", f"is a column that {path.name} lacks")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error, *UNPACKING_ERRORS) as error:
+        raise InvalidInputError("trace", f"{path.name} must be text, gzip or not: {error}") from error
 
 
-def _schedules(path: Path, start_s: float) -> tuple[dict[Key, RateSchedule], int]:
-    """Return the schedule from `start_s` on of each client with a request there; cv cut are counted."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 (heavy, and the API process has no need of it)
+def _number(row: Mapping[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidInputError(
+            f"trace.{name}", f"must be a finite number, got {row[name]!r} for {'/'.join(_key(row))}"
+        )
+    return value
+
+
+def _windows(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the columns of the clients' windows."""
+    import pyarrow as pa  # noqa: PLC0415 (heavy, and the API process has no need of it)
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
     if not path.is_file():
         raise InvalidInputError("trace", f"needs {path.name} beside the table of clients")
-    table = pq.read_table(path, columns=["category", "model", "client", "t", "rate", "cv", "pat"])
-    columns = {name: table[name].to_numpy() for name in table.column_names}
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInputError("trace", f"{path.name} must be a Parquet file: {error}") from error
+    if missing := [name for name in WINDOW_COLUMNS if name not in table.column_names]:
+        raise InvalidInputError(f"trace.{missing[0]}", f"is a column that {path.name} lacks")
+    return {name: table[name].to_numpy() for name in WINDOW_COLUMNS}
+
+
+def _schedules(path: Path, start_s: float) -> tuple[dict[Key, RateSchedule], dict[Key, int]]:
+    """Return the schedule from `start_s` on of each client with a request there, and how many cv were cut."""
+    columns = _windows(path)
     columns = {name: values[columns["t"] >= start_s] for name, values in columns.items()}
     keys = list(
         zip(
@@ -197,12 +227,19 @@ def _schedules(path: Path, start_s: float) -> tuple[dict[Key, RateSchedule], int
     rows_of: dict[Key, list[int]] = {}
     for row, key in enumerate(keys):
         rows_of.setdefault(key, []).append(row)
-    law = np.array([ARRIVAL_LAWS.index(name.lower()) for name in columns["pat"]], np.int8)
+    law = np.array([_law_code(name) for name in columns["pat"]], np.int8)
     schedules = {
         key: _schedule(columns["t"][rows] - start_s, columns["rate"][rows], columns["cv"][rows], law[rows])
         for key, rows in rows_of.items()
     }
-    return schedules, int((columns["cv"] > MAX_CV).sum())
+    return schedules, {key: int((columns["cv"][rows] > MAX_CV).sum()) for key, rows in rows_of.items()}
+
+
+def _law_code(name: object) -> int:
+    law = str(name).lower()
+    if law not in ARRIVAL_LAWS:
+        raise InvalidInputError("trace.pat", f"must be one of {', '.join(ARRIVAL_LAWS)}, got {name!r}")
+    return ARRIVAL_LAWS.index(law)
 
 
 def _schedule(
@@ -230,16 +267,16 @@ def _law(row: Mapping[str, str], quantiles: Mapping[str, str] | None, field: str
     if quantiles is None or not row.get(f"{field}_mean"):
         return None
     known = sorted(
-        (int(name[1:]) / 100, float(value))
-        for name, value in quantiles.items()
-        if name[0] == "q" and name[1:].isdigit()
+        (int(name[1:]) / 100, _number(quantiles, name))
+        for name in quantiles
+        if name[:1] == "q" and name[1:].isdigit()
     )
     levels = [0.0, *(level for level, _ in known), 0.99, 1.0]
-    tokens = [known[0][1], *(value for _, value in known), float(row[f"{field}_p99"])]
+    tokens = [known[0][1], *(value for _, value in known), _number(row, f"{field}_p99")]
     tokens = np.clip(np.maximum.accumulate(np.maximum(tokens, 1.0)), 1.0, MAX_TOKENS).tolist()
     widths, middles = np.diff(levels[:-1]), (np.array(tokens[1:]) + tokens[:-1]) / 2
     last_width = levels[-1] - levels[-2]
-    missing = float(row[f"{field}_mean"]) - float(np.sum(widths * middles))
+    missing = _number(row, f"{field}_mean") - float(np.sum(widths * middles))
     longest = min(max(2.0 * missing / last_width - tokens[-1], tokens[-1]), float(MAX_TOKENS))
     return LengthQuantiles(levels=tuple(levels), tokens=(*tokens, longest))
 

@@ -1,6 +1,9 @@
 """ServeGen's clients as adapters."""
 
+import gzip
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.trace_files import SHARED_TRACES, needs_traces, num_rows, servegen_files, write_text
@@ -79,6 +82,62 @@ def test_a_table_without_its_neighbours_is_refused(tmp_path):
     (tmp_path / "servegen_client_rates_10min.parquet").unlink()
     with pytest.raises(InvalidInputError, match="servegen_client_rates_10min"):
         read_clients(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "field"),
+    [
+        ("servegen_clients.csv.gz", ",130.0,", ",long,", "trace.input_tokens_mean"),
+        ("servegen_clients.csv.gz", ",0,4,0.5,", ",0,nan,0.5,", "trace.windows"),
+        ("servegen_client_length_quantiles.csv.gz", ",100,", ",?,", "trace.q02"),
+        ("servegen_client_length_quantiles.csv.gz", ",q02,", ",first,", "trace.q02"),
+    ],
+)
+def test_a_cell_of_a_client_that_is_no_number_is_refused_by_its_column(tmp_path, name, old, new, field):
+    path = servegen_files(tmp_path)
+    text = gzip.decompress((tmp_path / name).read_bytes()).decode()
+    assert old in text
+    write_text(tmp_path / name, text.replace(old, new, 1))
+    with pytest.raises(InvalidInputError) as refusal:
+        read_clients(path)
+    assert refusal.value.field == field
+
+
+def test_a_law_of_gaps_that_we_do_not_know_and_a_column_that_lacks_are_refused(tmp_path):
+    path = servegen_files(tmp_path)
+    windows = tmp_path / "servegen_client_rates_10min.parquet"
+    table = pq.read_table(windows)
+    pq.write_table(table.set_column(6, "pat", [["Gamma", "Pareto", "Gamma", "Gamma"]]), windows)
+    with pytest.raises(InvalidInputError, match="Pareto") as refusal:
+        read_clients(path)
+    assert refusal.value.field == "trace.pat"
+    pq.write_table(table.drop_columns(["cv"]), windows)
+    with pytest.raises(InvalidInputError) as refusal:
+        read_clients(path)
+    assert refusal.value.field == "trace.cv"
+    windows.write_bytes(b"PAR1 but not really")
+    with pytest.raises(InvalidInputError, match="must be a Parquet file"):
+        read_clients(path)
+
+
+def test_tables_of_clients_may_be_unpacked_and_a_broken_archive_is_refused(tmp_path, clients):
+    path = servegen_files(tmp_path)
+    packed = path.read_bytes()
+    path.write_bytes(gzip.decompress(packed))
+    assert [one.adapter_id for one in read_clients(path).adapters] == [
+        one.adapter_id for one in clients.adapters
+    ]
+    path.write_bytes(packed[:40])
+    with pytest.raises(InvalidInputError) as refusal:
+        read_clients(path)
+    assert refusal.value.field == "trace"
+
+
+def test_only_windows_of_clients_that_are_taken_count_as_cut(tmp_path):
+    path = servegen_files(tmp_path)
+    text = gzip.decompress(path.read_bytes()).decode()
+    write_text(path, text.replace("language,m,1,", "language,m,9,"))  # the one with a wild window
+    assert read_clients(path).num_windows_cut == 0
 
 
 def test_tables_of_clients_are_recognised(tmp_path):
