@@ -137,7 +137,8 @@ class Adapter:
 
 
 def _float_column(values: object, length: int, name: str) -> NDArray[np.float64]:
-    column = np.ascontiguousarray(values, dtype=np.float64)
+    """Return a read-only copy: what the caller does with its own array does not reach the workload."""
+    column = np.array(values, dtype=np.float64)
     require(column.shape == (length,), name, f"must have shape ({length},), got {column.shape}")
     column.flags.writeable = False
     return column
@@ -336,11 +337,13 @@ class Workload:
 
     def _set_laws(self, count: int) -> None:
         """Fill in the columns that may be left out, and make them read-only."""
-        law = np.ascontiguousarray(self.arrival_law)
-        law = law.astype(np.int8) if law.shape != (0,) else np.zeros(count, np.int8)
+        law = np.asarray(self.arrival_law)
+        law = law if law.shape != (0,) else np.zeros(count, np.int8)
         require(law.shape == (count,), "arrival_law", f"must have shape ({count},), got {law.shape}")
+        require(law.dtype.kind in "iu", "arrival_law", f"must be integers, got {law.dtype}")
         known = (law >= 0) & (law < len(ARRIVAL_LAWS))
         _require_rows(known, law, "arrival_law", f"in 0..{len(ARRIVAL_LAWS) - 1}")
+        law = law.astype(np.int8)
         law.flags.writeable = False
         object.__setattr__(self, "arrival_law", law)
         for name in _OBJECT_COLUMNS:

@@ -73,7 +73,7 @@ class RateSchedule:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            dtype = np.int8 if name == "arrival_law" else np.float64
+            dtype = np.int64 if name == "arrival_law" else np.float64
             column = np.array(getattr(self, name), dtype=dtype)
             column.flags.writeable = False
             object.__setattr__(self, name, column)
@@ -90,6 +90,9 @@ class RateSchedule:
         _require_pieces((cv >= 0) & (cv <= MAX_CV), cv, "arrival_cv", f"in [0, {MAX_CV:g}]")
         known = (law >= 0) & (law <= REFERENCE_LOGNORMAL)
         _require_pieces(known, law, "arrival_law", f"in 0..{REFERENCE_LOGNORMAL}")
+        law = law.astype(np.int8)  # only now: 256 would become 0
+        law.flags.writeable = False
+        object.__setattr__(self, "arrival_law", law)
 
     @classmethod
     def from_rates(

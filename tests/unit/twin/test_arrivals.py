@@ -182,6 +182,7 @@ def test_a_day_of_hourly_rates_is_followed_hour_by_hour():
         ([(0, float("nan"), 1, 0)], "rate_schedule[0].rate_rps"),
         ([(0, 1, 101, 0)], "rate_schedule[0].arrival_cv"),
         ([(0, 1, 1, 0), (1, 1, 1, 9)], "rate_schedule[1].arrival_law"),
+        ([(0, 1, 1, 256)], "rate_schedule[0].arrival_law"),
     ],
 )
 def test_a_schedule_names_the_piece_that_is_wrong(pieces, field):

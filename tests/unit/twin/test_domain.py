@@ -138,6 +138,27 @@ def test_the_columns_of_a_workload_are_read_only():
             assert column.dtype == {"rank": np.int32, "arrival_law": np.int8}.get(name, np.float64)
 
 
+def test_a_workload_keeps_no_array_of_its_caller():
+    columns = {
+        name: np.array(column) if isinstance(column, np.ndarray) else column
+        for name, column in columns_of(3).items()
+    }
+    workload = Workload(**columns)
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            before = getattr(workload, name).copy()
+            column[:] = 1
+            np.testing.assert_array_equal(getattr(workload, name), before)
+
+
+@pytest.mark.parametrize(
+    ("laws", "field"), [([0, 256, 0], "adapters[1].arrival_law"), ([0.0] * 3, "arrival_law")]
+)
+def test_a_law_of_gaps_is_an_index_and_is_never_wrapped(laws, field):
+    columns = columns_of(3) | {"arrival_law": np.array(laws)}
+    assert refusal_of(Workload, **columns).field == field
+
+
 adapters = st.lists(
     st.builds(
         Adapter,
