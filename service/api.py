@@ -16,6 +16,7 @@ from service.peers import Peers
 from service.process import end_on_sigterm
 from service.protocol import GuardedProtocol
 from service.sharing import SharingServer
+from service.slices import interrupt_others
 from service.tracing import start_tracing, stop_tracing
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def answer_among_others(settings: Settings, fd: int, name: str) -> None:
 
 def _run(settings: Settings, main: Coroutine[None, None, None]) -> None:
     give_back_large_blocks()
+    interrupt_others()  # an answer from memory must not wait until a placement gives its core away
     start_tracing(settings, "api")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

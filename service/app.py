@@ -121,7 +121,7 @@ def create_app(settings: Settings, clock: Clock | None = None, peers: Peers | No
         telemetry={"tracing": False, "metrics": False, "logs": False},  # our own: see `service.tracing`
     )
     app.state.site = load_site(version=app.version)
-    for module in (agents, placement, fleet, jobs, events, recalibration, versions, health, docs, page):
+    for module in (placement, fleet, health, jobs, events, recalibration, versions, agents, docs, page):
         app.include_router(module.router)
     install_problem_handlers(app)
     app.add_middleware(SecurityMiddleware)

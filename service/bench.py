@@ -15,6 +15,7 @@ from placer.problem import DEFAULT_NUM_TRIALS
 from service.bench_calls import Call, connect, measure, send
 from service.errors import UsageError
 from service.process import spawn_tethered, stop
+from service.slices import interrupt_others
 from service.trial import temporary_service
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def bench_http(url: str | None = None) -> dict[str, dict[str, float]]:
     if url is None:
         with temporary_service() as service:
             return bench_http(service.url)
+    interrupt_others()  # as a client on another machine, which waits for no core of the service's
     with closing(connect(url)) as connection:
         figures: dict[str, dict[str, float]] = {}
         for name, num_adapters, options, num_calls in CASES:
