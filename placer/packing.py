@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.surrogate import Surrogate
     from placer.problem import PlacementProblem
 
 RISK_RESOLUTION = 0.01
@@ -346,7 +347,7 @@ def assemble(
     return Placement(
         rate_z=tables.oracle.rate_z,
         gpus=tuple(
-            _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu]))
+            _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu], problem.surrogate))
             for gpu in range(num_gpus)
         ),
         unplaced=tuple(unplaced_of(problem, tables, packing)),
@@ -360,26 +361,26 @@ def _gpu_plan(
     fleet: kernel.Fleet,
     gpu: int,
     rows: NDArray[np.int64],
-    seen: tuple[NDArray[np.float32], NDArray[np.float64]],
+    seen: tuple[NDArray[np.float32], NDArray[np.float64], Surrogate],
 ) -> GpuPlan:
-    """Return one GPU with the features and predictions that `describe` wrote."""
+    """Return one GPU with the features and predictions that `describe` wrote for a surrogate."""
     rows.flags.writeable = False
-    features, predicted = seen
+    features, predicted, surrogate = seen
     rank_class, oracle = fleet.rank_class[gpu], tables.oracle
     return GpuPlan(
         gpu=gpu,
         rows=rows,
         max_loras=int(oracle.ladders[rank_class, fleet.choice[gpu]]),
         max_lora_rank=int(oracle.slot_ranks[rank_class]),
-        predicted=prediction(predicted),
+        predicted=prediction(predicted, surrogate.out_of_range(features)),
         binding_constraint=binding_constraint(features),
         head_room=head_room(features),
         load_margin=rate_factor(fleet.aggregates[gpu], oracle.rate_z) - 1.0,
     )
 
 
-def prediction(row: NDArray[np.float64]) -> Prediction:
-    """Return the prediction that `evaluate_all` wrote as a row."""
+def prediction(row: NDArray[np.float64], out_of_range: tuple[str, ...] = ()) -> Prediction:
+    """Return the prediction that `evaluate_all` wrote as a row, for features that leave the trained range."""
     served, risk, itl_ms, ttft_ms, offered_tok_s = row.tolist()
     return Prediction(
         throughput_tok_s=served * offered_tok_s,
@@ -388,6 +389,7 @@ def prediction(row: NDArray[np.float64]) -> Prediction:
         starvation_probability=risk,
         itl_ms=itl_ms,
         ttft_ms=ttft_ms,
+        out_of_range=out_of_range,
     )
 
 

@@ -314,3 +314,13 @@ def test_a_workload_of_too_long_requests_only_has_an_empty_plan():
 def test_extreme_rates_are_answered(rate):
     placement = place(make_problem(make_workload([8, 8], rate, 1e4, 1e3)))
     assert placement.feasible == (rate < 1)
+
+
+def test_what_leaves_the_trained_range_is_named_on_each_gpu():
+    calibration = make_calibration()
+    ranges = make_surrogate(calibration).ranges.copy()
+    ranges[FEATURE_NAMES.index("input_tokens"), 1] = 300.0
+    surrogate = make_surrogate(calibration, ranges=ranges)
+    for tokens, named in ((200.0, ()), (400.0, ("input_tokens",))):
+        problem = make_problem(make_workload([8, 8], 0.1, tokens), surrogate, calibration=calibration)
+        assert [gpu.predicted.out_of_range for gpu in place(problem).gpus] == [named]
