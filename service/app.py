@@ -35,6 +35,7 @@ from service.services.clock import Clock
 from service.services.gauges import show_build
 from service.services.guard import Guard
 from service.services.recalibration import try_tick
+from service.services.refresh import try_round
 from service.services.rounds import survived
 from service.services.versions import try_refresh
 from service.services.warmup import warm_placement
@@ -177,6 +178,7 @@ async def _keep_versions_and_recalibrations(services: Services, interval_s: floa
         await asyncio.sleep(interval_s)
         await asyncio.to_thread(try_refresh, services.versions)
         await asyncio.to_thread(try_tick, services.recalibrations)
+        await asyncio.to_thread(try_round, services.refresh, services.placements, services.fleet.in_force)
 
 
 async def _keep_keys_fresh(guard: Guard, interval_s: float) -> None:

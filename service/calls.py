@@ -18,7 +18,12 @@ from service.schemas.fleet import GpusNeededSchema, HistorySchema, InForceListSc
 from service.schemas.health import HealthSchema
 from service.schemas.jobs import JobListSchema, JobSchema
 from service.schemas.plan import DeltaSchema, PlanOutcomeSchema, PlanSchema
-from service.schemas.recalibration import MeasurementSetListSchema, MeasurementSetSchema, WorkerListSchema
+from service.schemas.recalibration import (
+    MeasurementSetListSchema,
+    MeasurementSetSchema,
+    RefreshListSchema,
+    WorkerListSchema,
+)
 from service.schemas.versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
 from service.schemas.what_if import WhatIfSchema
 from service.schemas.workload import ColumnarWorkloadSchema, WorkloadSchema
@@ -251,6 +256,11 @@ def agents() -> Call[AgentListSchema]:
 def drift() -> Call[DriftListSchema]:
     """Return ``GET /drift``."""
     return Call(method="GET", path="/drift", answer=DriftListSchema)
+
+
+def refreshes() -> Call[RefreshListSchema]:
+    """Return ``GET /refreshes``."""
+    return Call(method="GET", path="/refreshes", answer=RefreshListSchema)
 
 
 def health() -> Call[HealthSchema]:

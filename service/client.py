@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from service.schemas.health import HealthSchema
     from service.schemas.jobs import JobListSchema, JobSchema
     from service.schemas.plan import DeltaSchema, PlanOutcomeSchema, PlanSchema
-    from service.schemas.recalibration import MeasurementSetListSchema, MeasurementSetSchema, WorkerListSchema
+    from service.schemas.recalibration import (
+        MeasurementSetListSchema,
+        MeasurementSetSchema,
+        RefreshListSchema,
+        WorkerListSchema,
+    )
     from service.schemas.versions import CalibrationListSchema, SurrogateListSchema, SurrogateSchema
     from service.schemas.what_if import WhatIfSchema
 
@@ -233,6 +238,10 @@ class Client:
         """Return how far samples of running servers are from their calibrations."""
         return self.send(calls.drift())
 
+    def refreshes(self) -> RefreshListSchema:
+        """Return how plans in force stand beside what their surrogates were taught."""
+        return self.send(calls.refreshes())
+
     def health(self) -> HealthSchema:
         """Return whether the service is ready, once it is."""
         return self.send(calls.health())
@@ -397,6 +406,10 @@ class AsyncClient:
     async def drift(self) -> DriftListSchema:
         """Return how far samples of running servers are from their calibrations."""
         return await self.send(calls.drift())
+
+    async def refreshes(self) -> RefreshListSchema:
+        """Return how plans in force stand beside what their surrogates were taught."""
+        return await self.send(calls.refreshes())
 
     async def health(self) -> HealthSchema:
         """Return whether the service is ready, once it is."""

@@ -18,6 +18,7 @@ from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringTarget
 from service.services.placement import PlacementService
 from service.services.recalibration import RecalibrationRequest, RecalibrationService
+from service.services.refresh import RefreshService, Shared
 from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService
 from service.services.verification import VerificationService
@@ -29,6 +30,8 @@ from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.history import HistoryStore
 from service.storage.jobs import JobStore
+from service.storage.refreshes import RefreshStore
+from service.storage.steps import StepQueue
 from service.storage.versions import VersionStore
 from service.storage.workers import WorkerStore
 from service.storage.workloads import WorkloadStore
@@ -62,6 +65,7 @@ class Services:
     workers: WorkerStore
     agents: AgentService
     drift: DriftService
+    refresh: RefreshService
 
 
 def build_services(context: ProcessContext, clock: Clock | None = None) -> Services:
@@ -102,6 +106,14 @@ def build_services(context: ProcessContext, clock: Clock | None = None) -> Servi
         agents=AgentService(agents, measurements, settings, clock),
         drift=DriftService(
             agents, lambda: _calibrations(context), settings, clock, lambda name: _begin(recalibrations, name)
+        ),
+        refresh=RefreshService(
+            RefreshStore(context.client),
+            Shared(files=context.files, versions=context.versions, measurements=measurements),
+            recalibrations,
+            StepQueue(context.client, settings),
+            settings,
+            clock,
         ),
     )
 

@@ -55,6 +55,12 @@ PLAN_RISK = Gauge(
     registry=REGISTRY,
 )
 PLAN_UNPLACED = Gauge("loadmaster_plan_unplaced_adapters", "Without a GPU.", _FLEET, registry=REGISTRY)
+PLAN_OUT_OF_RANGE = Gauge(
+    "loadmaster_plan_out_of_range_gpus",
+    "GPUs of the plan in force that leave what its surrogate was trained on.",
+    _FLEET,
+    registry=REGISTRY,
+)
 STORE_UP = Gauge("loadmaster_store_up", "1 when the last call to the store was answered.", registry=REGISTRY)
 LOOP_ERRORS = Counter(
     "loadmaster_background_errors_total", "Failed rounds of a background loop.", ("loop",), registry=REGISTRY
@@ -95,6 +101,7 @@ KNOWN_ALIKE = frozenset(
         PLAN_GPUS,
         PLAN_RISK,
         PLAN_UNPLACED,
+        PLAN_OUT_OF_RANGE,
         BUILD_INFO,
         SURROGATE_INFO,
         DRIFTED,
@@ -113,6 +120,12 @@ RECALIBRATION_STAGE = Counter(
     "loadmaster_recalibration_stages_total",
     "Stages that recalibrations entered in this process.",
     ("stage",),
+    registry=REGISTRY,
+)
+REFRESH_ROUNDS = Counter(
+    "loadmaster_refresh_rounds_total",
+    "Looks at a plan in force beside what its surrogate was taught, and what came of them.",
+    ("outcome",),
     registry=REGISTRY,
 )
 EVENT_STREAMS = Gauge("loadmaster_event_streams", "Streams of jobs' events that are open.", registry=REGISTRY)

@@ -139,6 +139,16 @@ class Settings(BaseSettings):
         default=0.25, ge=0, le=0.9, description="Of them, share chosen where earlier ones leave doubt."
     )
     rows_a_batch: int = Field(default=128, ge=1, description="Servers that one job simulates: seconds.")
+    refresh_period_s: float = Field(
+        default=86_400,
+        ge=0,
+        le=31_536_000,
+        description="How often plans in force are compared with what surrogates were taught; 0: never.",
+    )
+    refresh_recalibrates: bool = Field(
+        default=False,
+        description="Whether plans that leave what was taught begin a recalibration; else one is proposed.",
+    )
     gate_slack: float = Field(
         default=1.0, gt=0, description="Multiplies margins and limits that a candidate must hold."
     )

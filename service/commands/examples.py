@@ -126,6 +126,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "recalibrate": (
         "loadmaster recalibrate --measurements set/ --wait",
         "loadmaster recalibrate --base-model llama-3.1-8b-instruct --gpu-type h100-64gb --rows 4000 --wait",
+        "loadmaster recalibrate --refresh --wait",
     ),
     "train": (
         "loadmaster train --dataset dataset.parquet --out surrogate/",

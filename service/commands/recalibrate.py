@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from service.factory import Services
     from service.services.jobs import JobService
+    from service.services.placement import Plan
     from service.storage.recalibrations import Recalibration
 
 jobs_app = typer.Typer(
@@ -43,10 +44,16 @@ def recalibrate(  # noqa: PLR0913, PLR0917 (a command's options)
         int | None, typer.Option(min=64, help="Servers to simulate; LOADMASTER_RECALIBRATION_ROWS if absent.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    refresh: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--refresh", help="Measure nothing: teach anew with what the plan in force runs."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it until it ends.")] = False,  # noqa: FBT002
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """From measurements to a published surrogate: what POST /recalibrate does, on LOADMASTER_DATA_DIR.
+
+    With --refresh the calibration stays, and what the plan in force runs is simulated beside the design.
 
     Where no service runs on it, store and workers run for as long as this takes. Exit status 1 where the
     candidate was rejected or the recalibration failed.
@@ -67,6 +74,9 @@ def recalibrate(  # noqa: PLR0913, PLR0917 (a command's options)
                 model = known.base_models[0]
             if model is None:
                 raise UsageError(f"must be one of {', '.join(known.base_models)}", field="--base-model")
+        plan = _plan_in_force(services, model, gpu_type) if refresh else None
+        if plan is not None:
+            model, gpu_type = plan.problem.workload.base_model, plan.problem.workload.gpu_type
         if model is None:
             raise UsageError("must be given", field="--base-model")
         asked = RecalibrateRequest(
@@ -77,12 +87,25 @@ def recalibrate(  # noqa: PLR0913, PLR0917 (a command's options)
             num_rows=rows,
             seed=seed,
         )
-        job = services.recalibrations.submit(asked.to_request(), actor=ACTOR)
+        request = asked.to_request()
+        if plan is None:
+            job = services.recalibrations.submit(request, actor=ACTOR)
+        else:
+            job = services.refresh.ask(plan, request, actor=ACTOR)
         if wait or is_ours:
             job = _follow(services, job)
     _tell(job, json=json)
     if job.stage in {"rejected", "failed", "cancelled"}:
         raise typer.Exit(FAILED)
+
+
+def _plan_in_force(services: Services, base_model: str | None, gpu_type: str | None) -> Plan:
+    """Return the plan of the store's workload that is meant, made with the surrogate in force."""
+    import asyncio  # noqa: PLC0415
+
+    services.versions.refresh()
+    asyncio.run(services.fleet.refresh())
+    return services.fleet.plan_of(base_model, gpu_type)
 
 
 def _follow(services: Services, job: Recalibration) -> Recalibration:

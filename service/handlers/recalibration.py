@@ -17,6 +17,8 @@ from service.schemas.recalibration import (
     MeasurementSetRequest,
     MeasurementSetSchema,
     RecalibrateRequest,
+    RefreshListSchema,
+    RefreshSchema,
     WorkerListSchema,
 )
 from service.services.jobs import record_of
@@ -37,21 +39,40 @@ router = APIRouter(tags=["recalibration"])
         **READING,
         s404="There is no such measurement set",
         s409="A job of the same target is under way with other measurements, size or seed",
-        s503=STORE_DOWN,
+        s503=f"{STORE_DOWN}, or no such workload is in force",
     ),
 )
 async def recalibrate(request: Request) -> Response:
-    """Begin, or join the job of the same target that is under way; `Location` is where it is followed."""
+    """Begin, or join the job of the same target that is under way; `Location` is where it is followed.
+
+    A refresh is of the workload of this base model and GPU type that is in force.
+    """
     services, actor = services_of(request), request.state.actor
     request_id = get_contextvars().get("request_id")
 
     def submit(body: bytes) -> Recalibration:
-        asked = parse(RecalibrateRequest, body).to_request()
+        told = parse(RecalibrateRequest, body)
+        asked = told.to_request()
+        if told.refresh:
+            plan = services.fleet.plan_of(told.base_model, told.gpu_type)
+            return services.refresh.ask(plan, asked, actor=actor, request_id=request_id)
         return services.recalibrations.submit(asked, actor=actor, request_id=request_id)
 
     async with bodies_of(request).read(request) as body:
         begun = await services.context.store_pool.run(lambda: submit(body))
     return accepted(record_of(begun))
+
+
+@router.get(
+    "/refreshes",
+    summary="Plans in force beside what their surrogates were taught.",
+    responses={200: {"model": RefreshListSchema}} | problems(s503=STORE_DOWN),
+)
+async def refreshes(request: Request) -> Response:
+    """Answer what the last looks at the plans in force found."""
+    services = services_of(request)
+    known = await services.context.store_pool.run(services.refresh.known)
+    return answer_of(RefreshListSchema(refreshes=[RefreshSchema.from_state(one) for one in known]))
 
 
 @router.post(

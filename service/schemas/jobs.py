@@ -46,6 +46,10 @@ class JobSchema(BaseModel):
     calibration_id: str | None = None
     measurement_set: str | None = None
     surrogate_version: str | None = Field(default=None, description="The candidate's.")
+    reason: str | None = Field(
+        default=None,
+        description="Why it was begun: for a refresh, where plans leave what was taught.",
+    )
 
     @classmethod
     def from_record(cls, record: JobRecord) -> Self:

@@ -14,6 +14,7 @@ from twin.measured import DEFAULT_ENGINE_VERSION
 
 if TYPE_CHECKING:
     from service.services.measurements import MeasurementSet
+    from service.storage.refreshes import RefreshState
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9.-]*$"
 MAX_ROWS = 5_000_000
@@ -48,6 +49,10 @@ class RecalibrateRequest(Border):
         default=None, ge=64, le=MAX_ROWS, description="Servers to simulate; LOADMASTER_RECALIBRATION_ROWS."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    refresh: bool = Field(
+        default=False,
+        description="Measure nothing: teach the surrogate in force anew, with what the plan in force runs.",
+    )
 
     def to_request(self) -> RecalibrationRequest:
         """Return it in the service's terms."""
@@ -133,3 +138,33 @@ class WorkerListSchema(BaseModel):
 
     workers: list[WorkerSchema]
     queues: list[QueueSchema]
+
+
+class RefreshSchema(BaseModel):
+    """What the last look at a plan in force found, beside what its surrogate was taught."""
+
+    calibration_id: str
+    surrogate_version: str
+    as_of: datetime
+    num_gpus: int
+    num_out_of_range: int = Field(description="GPUs that leave the trained range in some feature.")
+    out_of_range: dict[str, int] = Field(description="GPUs by feature.")
+    num_thin: int | None = Field(
+        description="GPUs with few taught twin runs near them; null until a worker has looked."
+    )
+    num_live_servers: int = Field(description="Servers that a refresh would simulate.")
+    job_id: str | None = Field(description="Of the last refresh of this surrogate.")
+    proposal: str = Field(description="What to do; empty where nothing.")
+
+    @classmethod
+    def from_state(cls, state: RefreshState) -> Self:
+        """Return the answer for what a round saw."""
+        live = 0 if state.live is None else len(state.live.servers)
+        told = {name: getattr(state, name) for name in cls.model_fields if name != "num_live_servers"}
+        return cls(**told, num_live_servers=live)
+
+
+class RefreshListSchema(BaseModel):
+    """Every plan that was looked at."""
+
+    refreshes: list[RefreshSchema]

@@ -12,6 +12,7 @@ from service.observability import (
     PLAN_AGE,
     PLAN_GAP,
     PLAN_GPUS,
+    PLAN_OUT_OF_RANGE,
     PLAN_RISK,
     PLAN_UNPLACED,
     SURROGATE_INFO,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from service.storage.workloads import FleetKey
 
-BY_FLEET = (GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_RISK, PLAN_UNPLACED)
+BY_FLEET = (GPUS_NEEDED, PLAN_AGE, PLAN_GAP, PLAN_GPUS, PLAN_OUT_OF_RANGE, PLAN_RISK, PLAN_UNPLACED)
 
 
 def show_build(catalog: Catalog) -> None:
@@ -49,6 +50,8 @@ def show_plan(current: PlanInForce, clock: Clock, settings: Settings) -> None:
     placement = current.plan.placement
     PLAN_GPUS.labels(*current.key).set(placement.num_gpus)
     PLAN_UNPLACED.labels(*current.key).set(len(placement.unplaced))
+    outside = sum(bool(gpu.predicted.out_of_range) for gpu in placement.gpus)
+    PLAN_OUT_OF_RANGE.labels(*current.key).set(outside)
     risks = [gpu.predicted.starvation_probability for gpu in placement.gpus]
     PLAN_RISK.labels(*current.key).set(max(risks, default=0.0))
     if placement.gap is not None:

@@ -114,6 +114,7 @@ def record_of(one: Recalibration, *, with_report: bool = True) -> JobRecord:
         calibration_id=one.target.calibration_id,
         measurement_set=one.measurement_set,
         surrogate_version=one.surrogate_version,
+        reason=one.reason or None,
     )
 
 

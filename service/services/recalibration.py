@@ -8,7 +8,7 @@ left once, by compare-and-swap, and a step's RQ job has one name.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -47,6 +47,25 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """What teaches a surrogate anew without measuring: a known calibration, and live servers to simulate.
+
+    Attributes
+    ----------
+    calibration_digest
+        Of the calibration (`service.storage.versions`).
+    live_servers
+        Directory of the servers (`service.storage.refreshes`).
+    reason
+        A sentence for the reader.
+    """
+
+    calibration_digest: str
+    live_servers: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecalibrationRequest:
     """What is asked for; None takes what the installation does.
 
@@ -55,15 +74,18 @@ class RecalibrationRequest:
     target
         Kind of server.
     measurement_set
-        Id of a known set; None has agents measure.
+        Id of a known set; None has agents measure, except for a refresh, whose candidate it helps to judge.
     num_rows, seed
         Servers to simulate, and the seed of all that is drawn.
+    refresh
+        Begins with simulating, from what it tells; None measures and fits first.
     """
 
     target: MeasuringTarget
     measurement_set: str | None = None
     num_rows: int | None = None
     seed: int = 0
+    refresh: Refresh | None = None
 
 
 class RecalibrationService:
@@ -114,6 +136,7 @@ class RecalibrationService:
             traceparent=traceparent(),
             actor=actor,
             stages=(StageRecord(stage="requested", started_at_s=now_s),),
+            **_of_refresh(request.refresh),
         )
         known = self._store.add(new)
         if known.job_id != new.job_id:
@@ -133,7 +156,10 @@ class RecalibrationService:
 
     def _joined(self, known: Recalibration, request: RecalibrationRequest) -> Recalibration:
         """Return the job under way, given the measurements that it waits for where the request has them."""
-        wanted = request.measurement_set
+        wanted, refresh = request.measurement_set, request.refresh
+        if known.live_servers != (None if refresh is None else refresh.live_servers):
+            what = "no refresh" if known.live_servers is None else "a refresh with other servers"
+            raise ConflictError(f"{known.job_id} of the same target is under way, {what}")
         if request.num_rows not in {None, known.num_rows} or request.seed != known.seed:
             raise ConflictError(f"{known.job_id} of the same target is under way with another size or seed")
         if wanted in {None, known.measurement_set}:
@@ -292,7 +318,9 @@ class RecalibrationService:
             self._stop_steps(failed)
 
     def _begin(self, current: Recalibration) -> None:
-        self._move(current.job_id, (current.generation, "requested"), "measuring")
+        is_fitted = current.calibration_digest is not None
+        following: Stage = "simulating" if is_fitted else "measuring"
+        self._move(current.job_id, (current.generation, "requested"), following, detail=current.reason)
         self.advance(current.job_id)
 
     def _measure(self, current: Recalibration) -> None:
@@ -384,6 +412,11 @@ class RecalibrationService:
     def _forget_simulations(self, ended: Recalibration) -> None:
         if ended.wave is not None:
             Wave(self._client, ended.job_id, ended.wave).close()
+
+
+def _of_refresh(refresh: Refresh | None) -> dict[str, Any]:
+    """Return what a refresh begins with, by the names of `Recalibration`."""
+    return {} if refresh is None else asdict(refresh)
 
 
 def try_tick(service: RecalibrationService) -> None:

@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.storage.connection import connect
 from service.storage.datasets import dataset_storage
 from service.storage.files import FileExchange
+from service.storage.refreshes import read_live_servers
 from service.storage.versions import VersionStore
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ LEAST_ACTIVE_ROWS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """A step's recalibration and the tools for it."""
+    """A step's recalibration, the scenarios that it simulates, and the tools for it."""
 
     job: Recalibration
+    design: Design
     settings: Settings
     client: redis.Redis
     files: FileExchange
@@ -52,16 +54,6 @@ class Bench:
         """The calibration that the fits of this recalibration made."""
         assert self.job.calibration_digest is not None, "fitting comes first"
         return self.versions.calibration(self.job.target.calibration_id, self.job.calibration_digest)
-
-    @property
-    def design(self) -> Design:
-        """The scenarios to simulate."""
-        share = self.settings.recalibration_active_share
-        return Design(
-            num_rows=self.job.num_rows,
-            seed=self.job.seed,
-            active_share=share if self.job.num_rows >= LEAST_ACTIVE_ROWS else 0.0,
-        )
 
     @property
     def parts(self) -> Path:
@@ -101,8 +93,10 @@ def bench(payload: Mapping[str, Any]) -> Iterator[Bench | None]:
         if not recalibrations.is_wanted(payload["job_id"], payload["generation"]):
             yield None
             return
+        job = recalibrations.get(payload["job_id"])
         yield Bench(
-            job=recalibrations.get(payload["job_id"]),
+            job=job,
+            design=_design(job, settings, files),
             settings=settings,
             client=client,
             files=files,
@@ -112,3 +106,13 @@ def bench(payload: Mapping[str, Any]) -> Iterator[Bench | None]:
         )
     finally:
         client.close()
+
+
+def _design(job: Recalibration, settings: Settings, files: FileExchange) -> Design:
+    share = settings.recalibration_active_share
+    return Design(
+        num_rows=job.num_rows,
+        seed=job.seed,
+        active_share=share if job.num_rows >= LEAST_ACTIVE_ROWS else 0.0,
+        live=None if job.live_servers is None else read_live_servers(files.fetch(job.live_servers)),
+    )

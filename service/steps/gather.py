@@ -60,6 +60,7 @@ def _finish(here: Bench, dataset: Dataset) -> dict[str, Any]:
         "name": name,
         "sha256": dataset.sha256,
         "rows": dataset.num_rows,
+        "live_rows": dataset.num_rows - here.design.num_rows,
         "starved_rows": int(dataset["starved"].sum()),
         "twin_version": dataset.origin.twin_version,
     }

@@ -137,6 +137,7 @@ class JobRecord:
     calibration_id: str | None = None
     measurement_set: str | None = None
     surrogate_version: str | None = None
+    reason: str | None = None
 
 
 def job_queue(name: str, client: redis.Redis, settings: Settings) -> JobQueue:

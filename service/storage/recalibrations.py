@@ -104,6 +104,10 @@ class Recalibration:
         What was asked for; the set is None until there is one.
     requested_at_s, request_id, traceparent, actor
         When, by which request, in which trace (W3C; None where it is not traced), by whom.
+    reason
+        Why, where it was not asked for outright.
+    live_servers
+        Directory of the live servers that it simulates beside the design; None for none.
     stages
         Those entered, the present one last; a retried one stands there twice.
     generation
@@ -135,6 +139,8 @@ class Recalibration:
     surrogate_version: str | None = None
     report: dict[str, Any] | None = None
     error: str | None = None
+    reason: str = ""
+    live_servers: str | None = None
 
     @property
     def target(self) -> MeasuringTarget:

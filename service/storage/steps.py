@@ -48,7 +48,7 @@ class Step:
     function
         Dotted name; called with `payload`.
     payload
-        JSON values, the recalibration's ``job_id`` among them.
+        JSON values; a recalibration's ``job_id`` among them, where it is a step of one.
     request_id, traceparent
         Of the request that asked for the recalibration, for its logs and its span.
     """
@@ -125,7 +125,7 @@ class StepQueue:
             meta={
                 "kind": STEP,
                 "step": step.name,
-                "recalibration_id": step.payload["job_id"],
+                "recalibration_id": step.payload.get("job_id"),
                 "request_id": step.request_id,
                 "traceparent": step.traceparent,
             },

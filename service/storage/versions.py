@@ -14,6 +14,7 @@ from models.artifact import MANIFEST, load, read_manifest, shipped_directory
 from models.errors import ModelsError
 from service.errors import NotFoundError, VersionRefusedError
 from service.services.catalog import Target
+from service.storage.refreshes import LIVE, read_live_servers
 from twin.calibration import (
     calibration_digest,
     calibration_from_json,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.artifact import Manifest
+    from models.live import LiveServers
     from models.surrogate import Surrogate
     from service.storage.files import FileExchange
     from twin.domain import Calibration
@@ -52,12 +54,15 @@ class Lineage:
         The recalibration that made it, None for what is shipped.
     gate
         What its validation found (`service.services.gate`).
+    live_servers
+        Digest of the live servers that taught it beside the design; they stand beside it. None for none.
     """
 
     created_at: str | None = None
     measurement_set: str | None = None
     job_id: str | None = None
     gate: dict[str, Any] = field(default_factory=dict)
+    live_servers: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +88,21 @@ class VersionStore:
         self._listed: dict[str, Version] = {}
         self._unreadable: set[str] = set()
 
-    def publish(self, directory: Path, calibration: Calibration, lineage: Lineage) -> Version:
+    def publish(
+        self,
+        directory: Path,
+        calibration: Calibration,
+        lineage: Lineage,
+        live: LiveServers | None = None,
+    ) -> Version:
         """Publish the surrogate in a directory; it is checked first, and appears whole or not at all.
+
+        Parameters
+        ----------
+        directory, calibration, lineage
+            The surrogate's files, and where it came from.
+        live
+            The live servers that taught it, where some did.
 
         Raises
         ------
@@ -97,6 +115,8 @@ class VersionStore:
         contents = {name: (directory / name).read_bytes() for name in names}
         contents[CALIBRATION] = calibration_to_json(calibration).encode()
         contents[LINEAGE] = orjson.dumps(asdict(lineage), option=orjson.OPT_INDENT_2)
+        if live is not None:
+            contents[LIVE] = live.to_json()
         name = _name_of(manifest.calibration_id, manifest.surrogate_version)
         return self._read(name, self._files.publish(name, contents))
 
@@ -143,6 +163,32 @@ class VersionStore:
             calibration = _read_calibration(directory / CALIBRATION)
         _, surrogate = _checked(directory, calibration, expected=surrogate_version)
         return Target(calibration=calibration, surrogate=surrogate)
+
+    def version(self, calibration_id: str, surrogate_version: str) -> Version:
+        """Return one version, its trees not loaded.
+
+        Raises
+        ------
+        NotFoundError, VersionRefusedError
+            There is none of this name, or it cannot be read.
+        """
+        shipped = _shipped(calibration_id)
+        if shipped is not None and shipped.name == surrogate_version:
+            return shipped
+        name = _name_of(calibration_id, surrogate_version)
+        return self._read(name, self._files.fetch(name))
+
+    def live_servers(self, version: Version) -> LiveServers | None:
+        """Return the live servers that taught a version beside its design, None where none did.
+
+        Raises
+        ------
+        VersionRefusedError
+            Their file is damaged.
+        """
+        if version.lineage.live_servers is None:
+            return None
+        return read_live_servers(self.directory(version.manifest.calibration_id, version.name))
 
     def share(self, calibration_id: str, surrogate_version: str) -> None:
         """Give the store a published version that only this disk may have."""

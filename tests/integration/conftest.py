@@ -22,7 +22,7 @@ STOP_S = 60.0
 WINDOW_S = 300.0
 """In which the GPUs asked for do not fall, of applications of a `Fleet`."""
 
-FAST = {"refresh_interval_s": 0.1, "stale_after_s": 0.5, "store_timeout_s": 1.0}
+FAST = {"refresh_interval_s": 0.1, "stale_after_s": 0.5, "store_timeout_s": 1.0, "refresh_period_s": 0}
 
 
 def make_settings(data_dir, **changes):

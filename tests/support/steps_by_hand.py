@@ -6,7 +6,7 @@ from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringTarget
 from service.services.recalibration import RecalibrationRequest
 from service.settings import Settings
-from service.steps import batch, gather
+from service.steps import batch, gather, train, validate
 from service.storage.connection import connect
 from service.storage.files import FileExchange
 from service.storage.versions import VersionStore
@@ -41,12 +41,24 @@ class StepsByHand:
     def simulate(self, job_id):
         """Run gatherings and batches until the data set is complete, and return what is told of it."""
         while "sha256" not in (made := self.gather(job_id)):
-            job = self.service.get(job_id)
-            wave = Wave(self.client, job_id, job.wave)
-            while batches := wave.open_batches():
-                for index in batches:
-                    batch.run(self._payload(job) | {"wave": job.wave, "index": index})
+            while self.one_batch(job_id):
+                pass
         return made
+
+    def one_batch(self, job_id):
+        """Run a batch of the present wave; tells whether there was one."""
+        job = self.service.get(job_id)
+        for index in Wave(self.client, job_id, job.wave).open_batches()[:1]:
+            batch.run(self._payload(job) | {"wave": job.wave, "index": index})
+            return True
+        return False
+
+    def publish(self, job_id):
+        """Run all that is left of a recalibration, and return it."""
+        self.simulate(job_id)
+        for step in (train, validate):
+            step.run(self._payload(self.service.get(job_id)))
+        return self.service.get(job_id)
 
     def gather(self, job_id):
         return gather.run(self._payload(self.service.get(job_id)))
