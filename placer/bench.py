@@ -213,15 +213,17 @@ MARGIN_ROWS: tuple[dict[str, float], ...] = (
     {"risk_share": 0.1},
     {"risk_share": 0.4},
     {"risk_share": 1.0},
+    {"risk_share_with_slots": 0.01},
+    {"risk_share_with_slots": 0.2},
 )
 """Changes to `placer.margins.DEFAULT_MARGINS`, one at a time; the first row changes nothing."""
 
 MARGIN_SIZES = (100, 600)
 TINY_SHARE = 1e-4
-"""A `Margins.risk_share` with which the tree refuses only beyond `MAX_TREE_RISK`."""
+"""Shares of the tree's risk with which it refuses only beyond `MAX_TREE_RISK`."""
 
 TREE_RISKS = (0.01, 0.05, 0.1, 0.2, 0.3, MAX_TREE_RISK)
-"""What the tree for starvation says at most, row by row; `Margins.risk_share` is read from the table."""
+"""What the tree for starvation says at most, row by row; both shares of `Margins` are read from the table."""
 
 
 def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -231,7 +233,8 @@ def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = No
     needed than that takes. Run again whenever the twin or the trees change.
 
     ``tree_risks`` tells how many GPUs starve of those to which the tree gives a chance up to each of
-    `TREE_RISKS`, and above the one before it, where only the other margins refuse.
+    `TREE_RISKS`, and above the one before it, where only the other margins refuse; those with a slot for
+    every adapter apart.
     """
     records, reliability = [], []
     for calibration_id in calibration_ids or shipped_calibration_ids():
@@ -262,19 +265,23 @@ def bench_margins(seed: int = 0, *, calibration_ids: tuple[str, ...] | None = No
 
 
 def _by_tree_risk(instances: Sequence[_Instance]) -> list[dict[str, float]]:
-    said, starved = [], []
-    margins = replace(DEFAULT_MARGINS, risk_share=TINY_SHARE)
+    said, starved, has_slots = [], [], []
+    margins = replace(DEFAULT_MARGINS, risk_share=TINY_SHARE, risk_share_with_slots=TINY_SHARE)
     for instance in instances:
         problem = replace(instance.problem, num_trials=0, margins=margins)
         placement = place(problem)
         said += [gpu.predicted.starvation_probability for gpu in placement.gpus]
         starved += [report.starved for report in replay(placement, problem, seed=instance.seed)]
+        has_slots += [gpu.max_loras >= len(gpu.rows) for gpu in placement.gpus]
     rows = np.searchsorted(TREE_RISKS, np.array(said) / TINY_SHARE - ROUNDING)
+    kinds = [(each, row) for each in (True, False) for row in range(len(TREE_RISKS))]
     return [
         {
-            "tree_risk": tree_risk,
-            "num_gpus": int((rows == row).sum()),
-            "starved_gpus": int(np.array(starved)[rows == row].sum()),
+            "has_slots_for_each": each,
+            "tree_risk": TREE_RISKS[row],
+            "num_gpus": int(chosen.sum()),
+            "starved_gpus": int(np.array(starved)[chosen].sum()),
         }
-        for row, tree_risk in enumerate(TREE_RISKS)
+        for each, row in kinds
+        for chosen in [(rows == row) & (np.array(has_slots) == each)]
     ]

@@ -38,6 +38,9 @@ class Margins:
     risk_share
         Chance of starvation over what the tree for starvation says: of GPUs that keep the margins above,
         that many fewer starve than of all that the tree was trained on.
+    risk_share_with_slots
+        The same where every adapter of the GPU has a slot: no request waits for one, and what is served
+        follows from the load, which the formulas know.
     """
 
     max_rho: float = 1.05
@@ -48,6 +51,7 @@ class Margins:
     min_served_fraction: float = 0.95
     quiet_share: float = 0.5
     risk_share: float = 0.2
+    risk_share_with_slots: float = 0.05
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -57,7 +61,7 @@ class Margins:
 
     @cached_property
     def vector(self) -> np.ndarray:
-        """The margins in the order that `placer.kernels.acceptance` reads them, (8,) float64."""
+        """The margins in the order that `placer.kernels.acceptance` reads them, (9,) float64."""
         return np.array([getattr(self, field.name) for field in fields(self)], dtype=np.float64)
 
 

@@ -51,7 +51,8 @@ REFUSED = 2.0
     MIN_SERVED_FRACTION,
     QUIET_SHARE,
     RISK_SHARE,
-) = range(8)
+    RISK_SHARE_WITH_SLOTS,
+) = range(9)
 
 
 class Oracle(NamedTuple):
@@ -62,7 +63,7 @@ class Oracle(NamedTuple):
     surrogate
         `SurrogateArrays` of the surrogate.
     margins
-        (8,) float64, `placer.margins.Margins.vector`.
+        (9,) float64, `placer.margins.Margins.vector`.
     starvation_risk
         Largest probability of starvation that a GPU may have.
     rate_z
@@ -150,7 +151,7 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
             return REFUSED
     if aggregates[COUNT] > oracle.known_adapters and not is_quiet:
         return REFUSED
-    return margins[RISK_SHARE] * risk
+    return margins[RISK_SHARE_WITH_SLOTS if has_slots_for_each else RISK_SHARE] * risk
 
 
 @njit(cache=True, nogil=True)

@@ -18,6 +18,7 @@ from models.kernels.surrogate import evaluate_all
 from placer.kernels.acceptance import (
     REFUSED,
     RISK_SHARE,
+    RISK_SHARE_WITH_SLOTS,
     accepted_choice,
     best_choice,
     last_choice,
@@ -199,25 +200,32 @@ def restate(items, order, starts, fleet):
 def choose(oracle, fleet, num_gpus, scratch):
     """Choose each GPU's final `max_loras`: `fleet.choice` receives the index in the ladder.
 
-    The least starvation probability wins; among those within `RISK_TIE` of it, slots for all: no
-    adapter waits for one (`SLOTS_FOR_ALL`), which the trees for latency know less well than this
-    ratio does; among those, or else among all, the shortest mean request (TTFT + ITL x output tokens).
+    Of those within `starvation_risk` the least that the tree says wins; among those within `RISK_TIE` of
+    it, slots for all: no adapter waits for one (`SLOTS_FOR_ALL`), which the trees for latency know less
+    well than this ratio does; among those, or else among all, the shortest mean request (TTFT + ITL x
+    output tokens).
     Never above `starvation_risk` where the GPU was accepted. Parameters as in `pack`.
     """
-    risks = np.empty(oracle.ladders.shape[1])
+    risks, leaves = np.empty(oracle.ladders.shape[1]), np.empty(oracle.ladders.shape[1])
     for gpu in range(num_gpus):
         rank_class, aggregates = fleet.rank_class[gpu], fleet.aggregates[gpu]
         rank, ladder = oracle.slot_ranks[rank_class], oracle.ladders[rank_class]
         last = last_choice(ladder, fleet.count[gpu])
+        limit = REFUSED
+        for index in range(last + 1):
+            risk = planned_risk_of(oracle, aggregates, ladder[index], rank, scratch)
+            has_slots_for_each = ladder[index] >= fleet.count[gpu]
+            share = oracle.margins[RISK_SHARE_WITH_SLOTS if has_slots_for_each else RISK_SHARE]
+            risks[index], leaves[index] = risk, risk / max(share, 1e-12) if risk < REFUSED else REFUSED
+            limit = min(limit, risk)
+        limit = max(limit, oracle.starvation_risk)
         least = REFUSED
         for index in range(last + 1):
-            risks[index] = planned_risk_of(oracle, aggregates, ladder[index], rank, scratch)
-            least = min(least, risks[index])
-        tie = RISK_TIE * oracle.margins[RISK_SHARE]
-        accepted = min(least + tie, max(oracle.starvation_risk, least))
+            if risks[index] <= limit:
+                least = min(least, leaves[index])
         shortest_ms, nobody_waits = np.inf, False
         for index in range(last + 1):
-            if risks[index] > accepted:
+            if risks[index] > limit or leaves[index] > least + RISK_TIE:
                 continue
             _, _, itl_ms, ttft_ms, _ = evaluate_all(
                 oracle.surrogate, aggregates, ladder[index], rank, scratch

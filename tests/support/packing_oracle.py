@@ -135,7 +135,12 @@ class Oracle:
             or (max_loras < len(rows) and self.short_of_slots(aggregates, asked, len(rows), server))
             or (len(rows) > limits.known_adapters_per_gpu(self.problem) and is_loud)
         )
-        return 2.0 if refused else self.margins.risk_share * predicted.starvation_probability
+        return 2.0 if refused else self.risk_share(rows, max_loras) * predicted.starvation_probability
+
+    def risk_share(self, rows, max_loras: int) -> float:
+        """Chance of starvation over what the tree says, of a GPU that keeps every margin."""
+        has_slots = max_loras >= len(rows)
+        return self.margins.risk_share_with_slots if has_slots else self.margins.risk_share
 
     def short_of_slots(self, aggregates, asked, count: int, server: ServerConfig) -> bool:
         """Whether active adapters outnumber the slots, or the batch that counts them is not settled."""

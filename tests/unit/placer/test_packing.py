@@ -78,7 +78,8 @@ def check_laws(problem, placement):
         asked_again = problem.surrogate.predict(problem.workload.subset(gpu.rows), server)
         assert asked_again.starvation_probability <= MAX_TREE_RISK
         assert gpu.predicted.starvation_probability <= problem.starvation_risk
-        of_those_within = problem.margins.risk_share * asked_again.starvation_probability
+        share = oracle.risk_share(gpu.rows, gpu.max_loras)
+        of_those_within = share * asked_again.starvation_probability
         assert gpu.predicted.starvation_probability == of_those_within
         assert gpu.predicted.throughput_tok_s == pytest.approx(asked_again.throughput_tok_s)
         assert gpu.predicted.ttft_ms == pytest.approx(asked_again.ttft_ms)
@@ -183,20 +184,32 @@ def test_each_gpu_has_the_least_risk_of_the_max_loras_near_its_own(problem):
 def test_a_shorter_request_does_not_pay_for_a_larger_risk(fewer_slots_risk, prefers_fewer):
     calibration = make_calibration()
     surrogate = make_surrogate(calibration, threshold_tree("max_loras", [6], [fewer_slots_risk, 0.01]))
-    problem = make_problem(make_workload([8] * 12, 0.05), surrogate, calibration=calibration)
+    problem = make_problem(make_workload([8] * 4, 0.05), surrogate, calibration=calibration)
     (gpu,) = place(problem).gpus
     assert (gpu.max_loras <= 6) == prefers_fewer
 
 
-@pytest.mark.parametrize("limit", [0.0113, 0.0118])
+@pytest.mark.parametrize("limit", [0.00285, 0.00295])
 def test_the_final_choice_keeps_the_risk_asked_for(limit):
     calibration = make_calibration()
     surrogate = make_surrogate(calibration, threshold_tree("max_loras", [6], [0.058, 0.055]))
-    workload = make_workload([8] * 12, 0.05)
+    workload = make_workload([8] * 4, 0.05)
     problem = make_problem(workload, surrogate, calibration=calibration, starvation_risk=limit)
     (gpu,) = place(problem).gpus
-    assert (gpu.max_loras <= 6) == (limit > problem.margins.risk_share * 0.058)
+    assert (gpu.max_loras <= 6) == (limit > problem.margins.risk_share_with_slots * 0.058)
     assert gpu.predicted.starvation_probability <= limit
+
+
+@pytest.mark.parametrize(("num_adapters", "has_slots"), [(6, True), (24, False)])
+def test_the_tree_counts_less_where_every_adapter_has_a_slot(num_adapters, has_slots):
+    calibration = make_calibration()
+    surrogate = make_surrogate(calibration, constant_tree(0.1))
+    workload = make_workload([8] * num_adapters, 0.01)
+    problem = make_problem(workload, surrogate, calibration=calibration, max_loras=8, starvation_risk=0.1)
+    (gpu,) = place(problem).gpus
+    margins = problem.margins
+    share = margins.risk_share_with_slots if has_slots else margins.risk_share
+    assert gpu.predicted.starvation_probability == pytest.approx(0.1 * share)
 
 
 def test_among_equal_risks_with_slots_for_all_the_shortest_request_wins():
