@@ -122,7 +122,7 @@ class VllmServer:
         Raises
         ------
         LaunchError
-            The port is taken, or it ended or did not answer for another reason.
+            The port is taken, or it ended, did not answer or does not describe itself.
         """
         self.stop()
         require_free_port(self._settings.port)
@@ -141,14 +141,18 @@ class VllmServer:
                 raise
             log.info("out_of_memory", error=sign, detail=str(error)[:200])
             return OutOfMemory(error=sign, start_s=time.monotonic() - began_s)
-        return self._describe(time.monotonic() - began_s)
+        start_s = time.monotonic() - began_s
+        try:
+            return self._describe(start_s)
+        except (LaunchError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+            self.stop()
+            raise LaunchError(f"vLLM does not say what it is: {error!r}") from error
 
     def _describe(self, start_s: float) -> Started:
         with httpx.Client(base_url=self._url, timeout=30) as http:
             exposition = read_exposition(http.get("/metrics").text, 0.0)
             version = str(http.get("/version").json()["version"])
         if exposition.kv_tokens is None or exposition.block_size is None:
-            self.stop()
             raise LaunchError("the server's metrics lack vllm:cache_config_info")
         return Started(
             url=self._url,

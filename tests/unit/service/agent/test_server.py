@@ -133,6 +133,30 @@ def test_a_launch_that_runs_out_of_memory_is_a_datum(tmp_path, said, error):
     assert outcome.error == error
 
 
+HEALTHY_ONLY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = open(sys.argv[2], "rb").read() if self.path == "/metrics" else b"no JSON"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("metrics", ["", 'vllm:cache_config_info{block_size="16",num_gpu_blocks="9"} 1'])
+def test_a_server_that_answers_and_does_not_say_what_it_is_is_an_error_and_is_ended(tmp_path, metrics):
+    script = tmp_path / "healthy.py"
+    script.write_text(HEALTHY_ONLY)
+    (tmp_path / "metrics").write_text(metrics)
+    told = settings(tmp_path, command=f"{sys.executable} {script} {{port}} {tmp_path / 'metrics'}")
+    with VllmServer(told, tmp_path, SHAPE) as server, pytest.raises(LaunchError, match="what it is"):
+        server.start(LAUNCH)
+    require_free_port(told.port)
+
+
 def test_a_launch_that_fails_otherwise_is_an_error_with_its_last_words(tmp_path):
     command = f"{sys.executable} -c 'import sys; sys.exit(\"no such model\")'"
     server = VllmServer(settings(tmp_path, command=command), tmp_path, SHAPE)
