@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.agent.errors import PointError
-from service.agent.traffic import Request, connection, open_loop, prompt_of, scrape
+from service.agent.traffic import Request, connection, end_tasks, open_loop, prompt_of, scrape
 from service.agent.vllm_metrics import RUNNING
 from twin.measured import MeasuredRun, workload_with
 from twin.measurement_set import EXACT_ANSWERS
@@ -72,7 +72,7 @@ class RunPlan:
             group=self.workload,
             max_loras=self.launch.max_loras,
             max_lora_rank=self.launch.max_lora_rank,
-            max_cpu_loras=len(self.rates_rps),
+            max_cpu_loras=self.launch.max_cpu_loras,
             rank_pool=self.ranks,
             rates_rps=self.rates_rps,
             input_len_mean=self.input_len,
@@ -106,6 +106,8 @@ async def run_open_loop(
     ------
     PointError
         A request was refused.
+    httpx.HTTPError
+        The server's metrics could not be read.
     """
     requests = [
         Request(
@@ -129,8 +131,7 @@ async def run_open_loop(
         try:
             answers = await open_loop(http, requests, due_s, plan.window_s)
         finally:
-            sampler.cancel()
-            await asyncio.gather(sampler, return_exceptions=True)
+            await end_tasks([sampler])
     if refused := next((answer.error for answer in answers if answer.error), ""):
         raise PointError(f"a request failed: {refused}")
     row = _row(plan, stream, answers, running)

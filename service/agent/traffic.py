@@ -139,6 +139,15 @@ async def ask(http: httpx.AsyncClient, request: Request) -> Answer:
     )
 
 
+async def end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Break tasks off and wait for them; one that had failed before raises what it failed with."""
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+            raise outcome
+
+
 class ClosedLoop:
     """So many clients, each of which sends its next request when its last one ended.
 
@@ -166,9 +175,7 @@ class ClosedLoop:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _be(self, client: int) -> None:
         number = 0
@@ -212,9 +219,7 @@ async def open_loop(
     tasks = [asyncio.create_task(send(number)) for number in numbers]
     if tasks:
         await asyncio.wait(tasks, timeout=max(0.0, start_s + window_s - time.perf_counter()))
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end_tasks(tasks)
     return [answers[number] or _unfinished(start_s + due_s[number]) for number in numbers]
 
 
