@@ -51,12 +51,12 @@ def sources_of(words: Sequence[str], how: HowToRead) -> list[Source]:
         Where there is no such file.
     """
     named = [_kind_and_place(word) for word in words]
-    logs = tuple(Path(place) for kind, place in named if kind == "log")
+    logs = _logs(named)
     sources: list[Source] = []
     for kind, place in named:
         if kind != "log":
             sources.append(_source(kind, place, how))
-        elif place == str(logs[0]):
+        elif not any(isinstance(source, AccessLogs) for source in sources):
             sources.append(
                 AccessLogs(paths=logs, rule=how.rule, pattern=how.line_pattern, progress=how.progress)
             )
@@ -65,8 +65,13 @@ def sources_of(words: Sequence[str], how: HowToRead) -> list[Source]:
 
 def log_bytes(words: Sequence[str]) -> int:
     """Return how long the logs among the words are, for a progress bar."""
-    named = [_kind_and_place(word) for word in words]
-    return sum(Path(place).stat().st_size for kind, place in named if kind == "log")
+    return sum(path.stat().st_size for path in _logs([_kind_and_place(word) for word in words]))
+
+
+def _logs(named: Sequence[tuple[str, str]]) -> tuple[Path, ...]:
+    """Return the logs among kinds and places, each once however often it is named."""
+    by_place = {Path(place).resolve(): Path(place) for kind, place in named if kind == "log"}
+    return tuple(by_place.values())
 
 
 def counters_of(name: str | None, custom: Counters | None) -> Counters | None:

@@ -44,6 +44,13 @@ def test_a_rotated_log_is_one_log_in_any_order_packed_or_not(tmp_path):
     assert source.read().adapters["a"].rate_rps == pytest.approx(0.02)
 
 
+def test_a_log_is_read_once_however_its_path_is_spelled_and_often_named(tmp_path, monkeypatch):
+    log = write_log(tmp_path / "access.log", [(1000, "a", 1, 1), (1100, "a", 1, 1)])
+    monkeypatch.chdir(tmp_path)
+    (source,) = sources_of(["./access.log", "log:access.log", str(log)], HowToRead())
+    assert source.read().adapters["a"].rate_rps == pytest.approx(0.02)
+
+
 def test_a_quantile_plans_for_the_busy_slices(tmp_path):
     quiet = [(float(at_s), "a", 1, 1) for at_s in range(0, 900, 100)]
     busy = [(900 + at_s / 10, "a", 1, 1) for at_s in range(1001)]
