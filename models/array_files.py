@@ -52,7 +52,7 @@ def unpack(content: bytes, name: str) -> dict[str, NDArray[Any]]:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
                 array.flags.writeable = False
                 arrays[member.filename.removesuffix(".npy")] = array
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, MemoryError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, MemoryError, RuntimeError) as error:
         raise ArtefactError(f"{name}: is no file of arrays: {error}") from error
     return arrays
 

@@ -260,14 +260,15 @@ def _surrogate_of(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Sur
     _require_array(ranges, "ranges", np.float32, (NUM_FEATURES, 2))
     if (ranges[:, 0] > ranges[:, 1]).any():
         raise ArtefactError("ranges: the least value must not be above the greatest")
-    for target in TARGETS:
-        _require_predictions(_member(arrays, f"{target}.value"), target)
-    return Surrogate(
+    surrogate = Surrogate(
         calibration_id=manifest.calibration_id,
         calibration=calibration,
         ranges=ranges,
         **{target: _tree_of(arrays, target) for target in TARGETS},
     )
+    for target in TARGETS:  # numbers by now: the surrogate has checked its trees
+        _require_predictions(getattr(surrogate, target).value, target)
+    return surrogate
 
 
 def _require_predictions(values: NDArray[Any], target: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from models.errors import ArtefactError
 from models.kernels.tree import sum_trees
-from models.tree import TreeArrays, checked
+from models.tree import TreeArrays, checked, require_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +85,8 @@ def checked_ensemble(ensemble: Ensemble, num_features: int, name: str) -> Ensemb
     ArtefactError
         Naming the array and the rule that it breaks.
     """
-    roots, num_nodes = ensemble.roots, len(ensemble.nodes.feature)
+    require_arrays(ensemble.nodes, name)
+    roots, num_nodes = ensemble.roots, ensemble.nodes.num_nodes
     if roots.ndim != 1 or len(roots) == 0 or roots.dtype != np.int32:
         raise ArtefactError(f"{name}.roots: must be int32 of shape (num_trees,)")
     bounds = np.append(roots.astype(np.int64), num_nodes)

@@ -112,17 +112,22 @@ def checked(tree: TreeArrays, num_features: int, name: str = "tree") -> TreeArra
     ArtefactError
         Naming the array and the rule that it breaks.
     """
-    num_nodes = len(tree.feature)
+    require_arrays(tree, name)
+    _check_links(tree, num_features, name)
+    _require(np.isfinite(tree.value).all(), f"{name}.value", "must be finite")
+    return tree
+
+
+def require_arrays(nodes: TreeArrays, name: str) -> None:
+    """Raise `ArtefactError` unless the arrays of a tree, or of several, have one dtype, shape and order."""
+    num_nodes = nodes.feature.size
     _require(num_nodes >= 1, name, "must have at least one node")
     for field, dtype in _DTYPES.items():
-        array = getattr(tree, field)
+        array = getattr(nodes, field)
         shape = (num_nodes, 2) if field == "children" else (num_nodes,)
         _require(array.dtype == dtype, f"{name}.{field}", f"must be {dtype}, got {array.dtype}")
         _require(array.shape == shape, f"{name}.{field}", f"must have shape {shape}, got {array.shape}")
         _require(array.flags.c_contiguous, f"{name}.{field}", "must be C-contiguous")
-    _check_links(tree, num_features, name)
-    _require(np.isfinite(tree.value).all(), f"{name}.value", "must be finite")
-    return tree
 
 
 def _check_links(tree: TreeArrays, num_features: int, name: str) -> None:

@@ -213,6 +213,8 @@ def test_another_surrogates_trees_under_this_manifest_are_refused(published, tmp
         ("itl.feature", lambda a: a + np.int32(1000), "feature"),
         ("ttft.value", lambda a: a + np.nan, "value: must be finite"),
         ("ttft.value", lambda a: a.astype(np.float32), "value: must be float64"),
+        ("ttft.value", lambda a: a.astype("U8"), "value: must be float64"),
+        ("ttft.feature", lambda a: a[0], "ttft"),
         ("starvation.value", lambda a: a + 0.5, "starvation.value: must be probabilities"),
         ("starvation.value", np.negative, "starvation.value: must be probabilities"),
         ("throughput.value", lambda a: a - 1.0, "throughput.value: must be factors above 0"),
@@ -243,6 +245,23 @@ def test_a_teacher_whose_roots_leave_its_nodes_is_refused(published):
     arrays["itl.roots"] = arrays["itl.roots"] + np.int32(10_000)
     republish(published, "teacher", arrays)
     with pytest.raises(ArtefactError, match=r"itl\.roots"):
+        artifact.load_teacher(published)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("itl.feature", lambda a: a[0], "itl"),
+        ("itl.children", lambda a: a.astype("U8"), "children: must be int32"),
+        ("itl.value", lambda a: np.append(a, 0.0), "value: must have shape"),
+    ],
+)
+def test_a_teachers_arrays_that_break_a_rule_are_refused_under_a_right_hash(published, name, change, reason):
+    path = published / artifact.read_manifest(published).teacher.name
+    arrays = arrays_in(path)
+    arrays[name] = change(arrays[name])
+    republish(published, "teacher", arrays)
+    with pytest.raises(ArtefactError, match=reason):
         artifact.load_teacher(published)
 
 
