@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +72,12 @@ def write_table(origin: DatasetOrigin, columns: NDArray[np.float64], target: Pat
         metadata={METADATA_KEY: json.dumps(origin_document(origin), sort_keys=True).encode()},
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = target.with_name(target.name + ".part")
-    pq.write_table(table, partial_path, compression="zstd")
-    partial_path.replace(target)
+    partial_path = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # two may write the same part
+    try:
+        pq.write_table(table, partial_path, compression="zstd")
+        partial_path.replace(target)
+    finally:
+        partial_path.unlink(missing_ok=True)
 
 
 def read_table(path: Path, named: str | Path | None = None) -> tuple[DatasetOrigin, NDArray[np.float64]]:
@@ -97,4 +101,7 @@ def read_table(path: Path, named: str | Path | None = None) -> tuple[DatasetOrig
     origin = origin_from_json((table.schema.metadata or {}).get(METADATA_KEY, b""), name)
     if tuple(table.column_names) != COLUMNS:
         raise DatasetError(f"{name}: its columns are not those of this version")
-    return origin, np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1).astype(np.float64)
+    try:
+        return origin, np.stack([table.column(name).cast("float64").to_numpy() for name in COLUMNS], axis=1)
+    except pa.ArrowException as error:
+        raise DatasetError(f"{name}: a column holds something else than numbers: {error}") from error

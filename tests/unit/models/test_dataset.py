@@ -142,6 +142,25 @@ def test_a_missing_column_is_refused(dataset, tmp_path):
         read_parquet(path)
 
 
+def test_a_column_of_words_is_refused(dataset, tmp_path):
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    path = tmp_path / "runs.parquet"
+    write_parquet(dataset, path)
+    table = pq.read_table(path)
+    place = COLUMNS.index("starved")
+    pq.write_table(table.set_column(place, "starved", [["no"] * dataset.num_rows]), path)
+    with pytest.raises(DatasetError, match="something else than numbers"):
+        read_parquet(path)
+
+
+def test_what_cannot_be_written_leaves_what_was_there_and_nothing_beside_it(dataset, tmp_path):
+    (tmp_path / "runs.parquet").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_parquet(dataset, tmp_path / "runs.parquet")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs.parquet"]
+
+
 def test_a_column_is_found_by_its_name(dataset):
     table = Dataset(origin=dataset.origin, columns=np.arange(float(len(COLUMNS)))[None, :])
     assert [float(table[name][0]) for name in COLUMNS] == list(range(len(COLUMNS)))
