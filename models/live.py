@@ -327,7 +327,9 @@ def _neighbour(rng: Generator, server: LiveServer, calibration: Calibration) -> 
 
 def _numbers(rng: Generator, wanted: list[float]) -> NDArray[np.int64]:
     """Return how many adapters of each class a neighbour has: some come, some go, one stays at least."""
-    numbers = np.minimum(rng.poisson(wanted), MAX_ADAPTERS // MAX_CLASSES)
+    numbers = rng.poisson(wanted)
+    if numbers.sum() > MAX_ADAPTERS:
+        numbers = numbers * MAX_ADAPTERS // numbers.sum()
     if numbers.sum() == 0:
         numbers[int(np.argmax(wanted))] = 1
     return numbers

@@ -128,6 +128,17 @@ def test_a_neighbour_sends_no_more_than_a_run_can_take():
     assert max(sent) <= MAX_REQUESTS * (1 + 1e-9)
 
 
+def test_neighbours_of_a_server_of_many_alike_adapters_have_about_as_many():
+    alike = AdapterClass(9000, 8, 1e-6, 300.0, 80.0, None, None, 1.0)
+    server = LiveServer(max_loras=2, max_lora_rank=16, max_model_len=None, classes=(alike,))
+    sample = LiveServers(servers=(server,))
+    counts = [
+        live_scenario(CALIBRATION, sample, 0, LIVE_FIRST + number).workload.num_adapters
+        for number in range(1, 30)
+    ]
+    assert 0.9 * 9000 / 1.5 < min(counts) < 9000 < max(counts) < 1.1 * 9000 * 1.5
+
+
 @pytest.fixture(scope="module")
 def dataset():
     return generate(CALIBRATION, replace(DESIGN, live=SAMPLE), num_workers=1)
