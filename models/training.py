@@ -18,7 +18,7 @@ from models.teacher import Ensemble, Teacher, checked_ensemble
 from models.tree import TreeArrays, join, tree_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -126,7 +126,7 @@ def fit_teacher(examples: Examples, seed: int, num_workers: int = 1) -> Teacher:
     formed in one order and the result does not depend on the machine's cores.
     """
     targets = list(examples.targets)
-    fit = partial(_fit_target, examples, seed)
+    fit = partial(_fit_target, examples, seed, CANDIDATES)
     if num_workers == 1:
         ensembles = [fit(target) for target in targets]
     else:
@@ -136,7 +136,9 @@ def fit_teacher(examples: Examples, seed: int, num_workers: int = 1) -> Teacher:
     return Teacher(**dict(zip(targets, ensembles, strict=True)))
 
 
-def _fit_target(examples: Examples, seed: int, target: str) -> Ensemble:
+def _fit_target(
+    examples: Examples, seed: int, candidates: Sequence[Mapping[str, Any]], target: str
+) -> Ensemble:
     from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415 (takes seconds)
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
@@ -155,9 +157,9 @@ def _fit_target(examples: Examples, seed: int, target: str) -> Ensemble:
                 cv=GroupKFold(NUM_FOLDS),
                 scoring=scoring,
             ).mean()
-            for candidate in CANDIDATES
+            for candidate in candidates
         ]
-        best = CANDIDATES[int(np.argmax(scores))]
+        best = candidates[int(np.argmax(scores))]
         return to_ensemble(_model(best, seed, is_class=is_class).fit(part.rows, values))
 
 

@@ -10,6 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is of the train extra")
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from models import training
+from models.dataset import COLUMNS, Dataset, DatasetOrigin, Design
 from models.distillation import PRIOR_ROWS, calibrated, distil, editions
 from models.errors import DatasetError
 from models.features import FEATURE_NAMES, NUM_FEATURES
@@ -135,21 +136,18 @@ def test_a_leafs_starvation_is_the_frequency_drawn_to_the_teachers_opinion(taugh
 def test_the_same_examples_and_seed_give_the_same_teacher_whatever_the_processes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CANDIDATES", ({"max_iter": 5, "max_leaf_nodes": 4},))
-        one, two = (fit_teacher(synthetic(200, 1), seed=0) for _ in range(2))
+        one, two = (fit_teacher(synthetic(200, 1), 0, num_workers) for num_workers in (1, 2))
     for target in TARGETS:
         np.testing.assert_array_equal(getattr(one, target).nodes.value, getattr(two, target).nodes.value)
 
 
 def test_a_data_set_of_another_calibration_is_refused():
-    class Origin:
-        calibration_sha256 = "0" * 64
-        calibration_id = "a/b/c"
-
-    class Foreign:
-        origin = Origin()
-
+    origin = DatasetOrigin(
+        calibration_id="a/b/c", calibration_sha256="0" * 64, twin_version="any", design=Design(num_rows=4)
+    )
+    foreign = Dataset(origin=origin, columns=np.zeros((4, len(COLUMNS))))
     with pytest.raises(DatasetError, match="another a/b/c"):
-        train(Foreign(), a_calibration())
+        train(foreign, a_calibration())
 
 
 @pytest.mark.parametrize(
