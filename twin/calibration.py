@@ -72,17 +72,17 @@ def load_calibration(id_or_path: str) -> Calibration:
         When the file is not a calibration; the field is named.
     """
     if id_or_path in shipped_calibration_ids():
-        return _load_file(PROFILES / f"{id_or_path}.json")
+        return _load_shipped(id_or_path)
     path = Path(id_or_path)
     if path.is_file():
-        return _load_file(path)
+        return calibration_from_json(path.read_bytes())
     known = ", ".join(shipped_calibration_ids())
     raise UnknownCalibrationError(f"calibration {id_or_path!r} is neither shipped ({known}) nor a file")
 
 
 @lru_cache(maxsize=16)
-def _load_file(path: Path) -> Calibration:
-    return calibration_from_json(path.read_text(encoding="utf-8"))
+def _load_shipped(calibration_id: str) -> Calibration:
+    return calibration_from_json((PROFILES / f"{calibration_id}.json").read_bytes())
 
 
 def calibration_to_json(calibration: Calibration) -> str:
@@ -91,7 +91,7 @@ def calibration_to_json(calibration: Calibration) -> str:
     return json.dumps(document | asdict(calibration), indent=2) + "\n"
 
 
-def calibration_from_json(text: str) -> Calibration:
+def calibration_from_json(text: str | bytes) -> Calibration:
     """Return the calibration that a JSON document holds.
 
     Raises

@@ -11,8 +11,8 @@ from twin.errors import InvalidInputError
 T = TypeVar("T")
 
 
-def read_object(text: str, name: str) -> dict[str, Any]:
-    """Return the JSON object that a text holds.
+def read_object(text: str | bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object that a text holds, or its bytes in UTF-8.
 
     Raises
     ------

@@ -121,7 +121,7 @@ def manifest_to_json(manifest: Manifest) -> str:
     return json.dumps(asdict(manifest), indent=1) + "\n"
 
 
-def manifest_from_json(text: str) -> Manifest:
+def manifest_from_json(text: str | bytes) -> Manifest:
     """Return the manifest that a JSON document holds.
 
     Raises
@@ -139,4 +139,4 @@ def manifest_from_json(text: str) -> Manifest:
 def read_manifest(directory: Path) -> Manifest | None:
     """Return the manifest of a set, None for a set of benchmark runs, which has none."""
     path = directory / MANIFEST
-    return manifest_from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return manifest_from_json(path.read_bytes()) if path.is_file() else None

@@ -49,7 +49,7 @@ def load_paged_calibration(id_or_path: str) -> PagedCalibration:
         raise UnknownCalibrationError(
             f"paged calibration {id_or_path!r} is neither shipped ({known}) nor a file"
         )
-    return paged_calibration_from_json(path.read_text(encoding="utf-8"))
+    return paged_calibration_from_json(path.read_bytes())
 
 
 def paged_calibration_to_json(calibration: PagedCalibration) -> str:
@@ -62,7 +62,7 @@ def paged_calibration_to_json(calibration: PagedCalibration) -> str:
     return json.dumps(document | asdict(calibration), indent=2) + "\n"
 
 
-def paged_calibration_from_json(text: str) -> PagedCalibration:
+def paged_calibration_from_json(text: str | bytes) -> PagedCalibration:
     """Return the paged calibration that a JSON document holds.
 
     Raises

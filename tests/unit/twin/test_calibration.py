@@ -38,6 +38,20 @@ def test_a_calibration_is_found_by_path(tmp_path):
     assert load_calibration(str(path)) == calibration()
 
 
+def test_a_calibration_that_was_written_anew_is_read_anew(tmp_path):
+    path = tmp_path / "mine.json"
+    for rank in (16, 32):
+        path.write_text(calibration_to_json(calibration(max_known_rank=rank)), encoding="utf-8")
+        assert load_calibration(str(path)).max_known_rank == rank
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "mine.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InvalidInputError) as refusal:
+        load_calibration(str(tmp_path / "mine.json"))
+    assert refusal.value.field == "calibration"
+
+
 def test_every_shipped_calibration_loads_under_its_own_id():
     ids = shipped_calibration_ids()
     assert len(ids) >= 2
