@@ -76,8 +76,8 @@ def unpredictable(
 
     A rate moves on a ladder of factors 1.5, one step up or down at a change, staying where a step
     would leave the ladder: all rungs are equally likely at all times, so the ladder is scaled to mean
-    1. It has as many rungs as fit within factors of 1/7.5 and 7.5. Gaps are Poisson or log-normal,
-    evenly, both of the mean that the rate says.
+    1. It has an odd number of rungs, as many as fit within factors of 1/7.5 and 7.5. Gaps are Poisson
+    or log-normal, evenly, both of the mean that the rate says.
 
     Parameters
     ----------

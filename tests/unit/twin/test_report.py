@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from tests.support import report_oracle
 from tests.support.report_oracle import ServedRequest
 from tests.support.twin_cases import num_examples
-from twin.kernels import report
+from twin.kernels import engine, report
+from twin.report import EngineRun, Window, make_report
+from twin.workload import RequestStream
 
 NUM_ADAPTERS = 3
 START_NS, END_NS = 10**8, 10**9
-
+late_ns = st.integers(END_NS - (END_NS - START_NS) // 4, END_NS)
+"""Moments of the window's last quarter: in its last fifth unfinished requests are counted."""
 
 tokens = st.sampled_from([1, 2, 7]) | st.integers(1, 2000)
 pauses_ns = st.sampled_from([0, 1, 5, 1000, START_NS]) | st.integers(0, END_NS)
@@ -21,12 +24,13 @@ pauses_ns = st.sampled_from([0, 1, 5, 1000, START_NS]) | st.integers(0, END_NS)
 @st.composite
 def served_requests(draw):
     adapter, prompt, output = draw(st.integers(0, NUM_ADAPTERS - 1)), draw(tokens), draw(tokens)
-    sent_ns = draw(st.sampled_from([0, START_NS - 1, START_NS]) | st.integers(0, END_NS))
+    sent_ns = draw(st.sampled_from([0, START_NS - 1, START_NS]) | st.integers(0, END_NS) | late_ns)
     admitted_ns = sent_ns + draw(pauses_ns)
     first_ns = admitted_ns + 1 + draw(pauses_ns)
     finish_ns = first_ns
     if output > 1:
-        finish_ns = max(first_ns + 1, draw(st.sampled_from([START_NS, START_NS + 1, END_NS, END_NS + 1])))
+        ends_ns = st.sampled_from([START_NS, START_NS + 1, END_NS, END_NS + 1])
+        finish_ns = max(first_ns + 1, draw(ends_ns | late_ns))
     known = draw(st.integers(0, 3))
     times_ns = [t if place < known else -1 for place, t in enumerate((admitted_ns, first_ns, finish_ns))]
     return ServedRequest(adapter, prompt, output, sent_ns, *times_ns)
@@ -53,6 +57,36 @@ def test_the_reports_kernel_equals_plain_python(requests, num_unsent, start_ns):
     assert quantiles_ms.tolist() == [pytest.approx(row, nan_ok=True) for row in expected_ms]
     for row, expected in zip(by_adapter, expected_rows, strict=True):
         assert {name: row[getattr(report, name)] for name in expected} == expected
+
+
+NOBODY = RequestStream(
+    arrival_ns=np.empty(0, np.int64),
+    adapter_of=np.empty(0, np.int32),
+    prompt_tokens=np.empty(0, np.int32),
+    output_tokens=np.empty(0, np.int32),
+)
+
+
+@pytest.mark.parametrize(
+    ("stop", "share_of", "binding"),
+    [
+        (engine.STOP_QUEUE_EMPTY, "none", "none"),
+        (engine.STOP_SLOTS, "slots", "slots"),
+        (engine.STOP_KV, "kv_memory", "kv_memory"),
+        (engine.STOP_PREEMPTED, "kv_memory", "kv_memory"),
+        (engine.STOP_TOKENS, "token_budget", "throughput"),
+        (engine.STOP_SEQS, "sequences", "sequences"),
+    ],
+)
+def test_time_is_that_of_what_ended_admission_in_the_words_of_a_plan(stop, share_of, binding):
+    run = EngineRun(0, 1)
+    run.totals[engine.BUSY_NS] = 100.0
+    run.stop_ns[stop] = 100
+    window = Window(warmup_s=0.0, horizon_s=1.0)
+    made = make_report(NOBODY, run, window, kv_tokens=16, block_size=16)
+    assert made.constraint_shares[share_of] == 1.0
+    assert sum(made.constraint_shares.values()) == 1.0
+    assert made.binding_constraint == binding
 
 
 @settings(max_examples=num_examples(100), deadline=None)
