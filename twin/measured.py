@@ -168,12 +168,15 @@ def read_run_table(
     path = Path(path)
     if not path.is_file():
         raise InvalidInputError("runs", f"must be a CSV file, {path} is none")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in required if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
-        return tuple(read_run(row, line) for line, row in enumerate(reader, start=2))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in required if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InvalidInputError(f"runs.{missing[0]}", f"is a column that {path.name} lacks")
+            return tuple(read_run(row, line) for line, row in enumerate(reader, start=2))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError("runs", f"must be a CSV file, {path.name} is none: {error}") from error
 
 
 def client_of(run: MeasuredRun) -> ClientConditions:
@@ -228,59 +231,82 @@ def sending_rate_rps(run: MeasuredRun) -> float:
     return run.sent_requests / run.duration_s
 
 
-def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
-    def refuse(name: str, rule: str) -> InvalidInputError:
-        return InvalidInputError(f"runs line {line}, {name}", f"must be {rule}, got {row.get(name)!r}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cells:
+    """One line of a run table; what cannot be read is refused by line and column."""
 
-    def number(name: str, default: float = math.nan) -> float:
-        text = row.get(name) or ""
+    row: Mapping[str, str]
+    line: int
+
+    def refused(self, name: str, rule: str) -> InvalidInputError:
+        return InvalidInputError(
+            f"runs line {self.line}, {name}", f"must be {rule}, got {self.row.get(name)!r}"
+        )
+
+    def number(self, name: str, default: float = math.nan) -> float:
+        text = self.row.get(name) or ""
         if not text:
             return default
         try:
             return float(text)
         except ValueError as error:
-            raise refuse(name, "a number") from error
+            raise self.refused(name, "a number") from error
 
-    def within(name: str, low: float, high: float, default: float = math.nan) -> float:
-        value = number(name, default)
+    def within(self, name: str, low: float, high: float, default: float = math.nan) -> float:
+        value = self.number(name, default)
         if not low <= value <= high:
-            raise refuse(name, f"in [{low:g}, {high:g}]")
+            raise self.refused(name, f"in [{low:g}, {high:g}]")
         return value
 
-    def configured(name: str, low: float, high: float) -> float:
-        """A failed run need not say what it would have served."""
-        return math.nan if error and not row.get(name) else within(name, low, high)
+    def whole(self, name: str, low: int, high: int, default: float = math.nan) -> int:
+        value = self.within(name, low, high, default)
+        if value != int(value):
+            raise self.refused(name, "a whole number")
+        return int(value)
 
+    def name(self, name: str) -> str:
+        if not self.row.get(name):
+            raise self.refused(name, "a name")
+        return self.row[name]
+
+
+def _read_run(row: dict[str, str], line: int) -> MeasuredRun:
+    cells = _Cells(row=row, line=line)
     error = (row.get("error") or "unknown") if _has_failed(row, line) else ""
-    outcome = None
-    if not error:
-        outcome = RunOutcome(
-            throughput_tok_s=number("tot_tok_s"),
-            itl_ms=number("mean_itl_ms"),
-            itl_median_ms=number("median_itl_ms"),
-            tpot_ms=number("mean_tpot_ms"),
-            ttft_ms=number("mean_ttft_ms"),
-            ttft_incl_unfinished_ms=number("ttft_incl_unfinished_ms"),
-            mean_num_requests_running=number("mean_running"),
-        )
+
+    def mean_tokens(name: str) -> float:
+        """A failed run need not say what it would have served."""
+        return math.nan if error and not row.get(name) else cells.within(name, 1, MAX_TOKENS)
+
+    rates = row["adapter_rate_counts"] or ""
     return MeasuredRun(
         run_id=row.get("run_id") or f"line-{line}",
-        model=row["model"],
+        model=cells.name("model"),
         group=row.get("workload") or "",
-        max_loras=int(within("max_loras", 1, MAX_FLAG)),
-        max_lora_rank=int(within("max_lora_rank", 1, MAX_RANK)),
-        max_cpu_loras=int(within("max_cpu_loras", 0, MAX_FLAG, number("adapters"))),
+        max_loras=cells.whole("max_loras", 1, MAX_FLAG),
+        max_lora_rank=cells.whole("max_lora_rank", 1, MAX_RANK),
+        max_cpu_loras=cells.whole("max_cpu_loras", 0, MAX_FLAG, cells.number("adapters")),
         rank_pool=_rank_pool(row["lora_rank_pool"] or "", line),
-        rates_rps=_rates(row["adapter_rate_counts"] or "", line)
-        if not error or row["adapter_rate_counts"]
-        else (),
-        input_len_mean=configured("pool_mean_input_len", 1, MAX_TOKENS),
-        output_len_mean=configured("pool_mean_output_len", 1, MAX_TOKENS),
-        duration_s=within("duration_s", MIN_DURATION_S, MAX_DURATION_S, UNRECORDED_S),
-        sent_requests=int(within("sent_requests", 1, MAX_SENT)) if row.get("sent_requests") else None,
-        outcome=outcome,
+        rates_rps=() if error and not rates else _rates(rates, line),
+        input_len_mean=mean_tokens("pool_mean_input_len"),
+        output_len_mean=mean_tokens("pool_mean_output_len"),
+        duration_s=cells.within("duration_s", MIN_DURATION_S, MAX_DURATION_S, UNRECORDED_S),
+        sent_requests=cells.whole("sent_requests", 1, MAX_SENT) if row.get("sent_requests") else None,
+        outcome=None if error else _outcome(cells),
         error=error,
-        block_size=int(within("block_size", 1, MAX_FLAG, VLLM_BLOCK_SIZE)),
+        block_size=cells.whole("block_size", 1, MAX_FLAG, VLLM_BLOCK_SIZE),
+    )
+
+
+def _outcome(cells: _Cells) -> RunOutcome:
+    return RunOutcome(
+        throughput_tok_s=cells.number("tot_tok_s"),
+        itl_ms=cells.number("mean_itl_ms"),
+        itl_median_ms=cells.number("median_itl_ms"),
+        tpot_ms=cells.number("mean_tpot_ms"),
+        ttft_ms=cells.number("mean_ttft_ms"),
+        ttft_incl_unfinished_ms=cells.number("ttft_incl_unfinished_ms"),
+        mean_num_requests_running=cells.number("mean_running"),
     )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from twin.domain import LoadLaw, MemoryLaw, SchedulerLaw
-from twin.errors import UnidentifiableError
+from twin.errors import InvalidInputError, UnidentifiableError
 from twin.fitting.tables import TABLES, column, full_column, read_rows
 from twin.kernels.latency import FAR_QUEUE
 from twin.latency import SCHEDULER_TERMS
 from twin.measured import MEMORY_ERRORS
+from twin.measurement_set import LOADS
 from twin.memory import kv_bytes_per_token, lora_bytes_per_rank, lora_bytes_per_slot
 from twin.metrics import mape_pct
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twin.domain import ModelShape
+    from twin.fitting.tables import TableRow
 
 MIN_LAUNCHES = 3
 Law = TypeVar("Law")
@@ -93,9 +95,24 @@ def fit_memory(directory: Path, base_model: str, model: ModelShape) -> MemoryFit
     )
 
 
+def load_rows(directory: Path, base_model: str) -> list[TableRow]:
+    """Return a base model's rows of ``load_times.csv``.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the line, where a load came from neither host memory nor disk.
+    """
+    rows = [row for row in read_rows(directory, LOADS) if row["model"] == base_model]
+    for row in rows:
+        if row["source"] not in {"cpu", "disk"}:
+            raise InvalidInputError(f"{row.where}, source", f"must be cpu or disk, got {row['source']!r}")
+    return rows
+
+
 def fit_load(directory: Path, base_model: str) -> Fitted[LoadLaw]:
     """Fit the time to load an adapter, from medians by rank and source (``load_times.csv``)."""
-    rows = [row for row in read_rows(directory, "load_times.csv") if row["model"] == base_model]
+    rows = load_rows(directory, base_model)
     from_cpu = [row for row in rows if row["source"] == "cpu"]
     from_disk = [row for row in rows if row["source"] == "disk"]
     padded = full_column(from_cpu, "adapter_rank") < full_column(from_cpu, "max_lora_rank")

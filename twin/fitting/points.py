@@ -17,13 +17,13 @@ from scipy.optimize import nnls
 
 from twin.domain import Calibration, LoadLaw, SchedulerLaw, StepLaw
 from twin.errors import InvalidInputError, UnidentifiableError
-from twin.fitting.estimators import Fitted, fit_memory
+from twin.fitting.estimators import Fitted, fit_memory, load_rows
 from twin.fitting.step import StepObservation, errors_of_positive_terms, robust_nnls
 from twin.fitting.tables import column, full_column, read_rows
 from twin.kernels.latency import step_terms
 from twin.latency import STEP_TERMS
 from twin.measured import read_runs
-from twin.measurement_set import CHECKS, EXACT_ANSWERS, LOADS, STEPS
+from twin.measurement_set import CHECKS, EXACT_ANSWERS, STEPS
 from twin.validate import figures, predict_runs
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def fit_load_points(directory: Path, base_model: str) -> Fitted[LoadLaw]:
     UnidentifiableError
         Without a load from host memory.
     """
-    rows = [row for row in read_rows(directory, LOADS) if row["model"] == base_model]
+    rows = load_rows(directory, base_model)
     if not any(row["source"] == "cpu" for row in rows):
         raise UnidentifiableError("load.cpu_ms needs loads from host memory")
     rank, measured_ms = full_column(rows, "adapter_rank"), full_column(rows, "median_ms")

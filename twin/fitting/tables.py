@@ -85,17 +85,22 @@ def read_rows(directory: Path, name: str) -> list[TableRow]:
     Raises
     ------
     InvalidInputError
-        When the file or one of its columns is missing.
+        When the file or one of its columns is missing, or it is no CSV.
     """
     path = directory / name
     if not path.is_file():
         raise InvalidInputError("measurements", f"must hold {name}, {directory} does not")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        for column in (TABLES | AGENT_TABLES)[name]:
-            if column not in (reader.fieldnames or ()):
-                raise InvalidInputError(f"measurements.{name}", f"must have a column {column}")
-        return [TableRow(where=f"measurements.{name} line {reader.line_num}", cells=row) for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            for column in (TABLES | AGENT_TABLES)[name]:
+                if column not in (reader.fieldnames or ()):
+                    raise InvalidInputError(f"measurements.{name}", f"must have a column {column}")
+            return [
+                TableRow(where=f"measurements.{name} line {reader.line_num}", cells=row) for row in reader
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"measurements.{name}", f"must be a CSV file: {error}") from error
 
 
 def column(rows: Sequence[TableRow], name: str) -> NDArray[np.float64]:

@@ -67,6 +67,8 @@ def test_a_failed_run_has_no_outcome_and_only_memory_failures_count_as_such(tmp_
         ("max_loras", "many"),
         ("max_loras", ""),
         ("max_loras", "nan"),
+        ("max_loras", "8.5"),
+        ("model", ""),
         ("max_lora_rank", "inf"),
         ("lora_rank_pool", "8;x"),
         ("lora_rank_pool", ""),
@@ -117,6 +119,13 @@ def test_a_table_without_runs_is_refused(tmp_path):
     path.write_text(path.read_text().splitlines()[0] + "\n")
     with pytest.raises(InvalidInputError) as refused:
         read_runs(path)
+    assert refused.value.field == "runs"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "runs.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInputError) as refused:
+        read_runs(tmp_path / "runs.csv")
     assert refused.value.field == "runs"
 
 
