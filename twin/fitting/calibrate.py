@@ -126,7 +126,7 @@ def fit_calibration(
     benchmarks = microbenchmark_observations(directory, base_model)
     step, observations = _fit_step(runs, benchmarks, calibration, report)
     calibration = replace(calibration, step=step.law)
-    calibration = replace(calibration, front_end=_fit_front_end(runs, calibration, report))
+    calibration = replace(calibration, front_end=fit_front_end(runs, calibration, report))
     errors = {
         "memory.kv_tokens_mape_pct": memory.fitted.error_pct,
         "memory.verdict_accuracy": memory.verdict_accuracy,
@@ -189,12 +189,18 @@ def _fit_step(
     return step, observations
 
 
-def _fit_front_end(
-    runs: Sequence[MeasuredRun], calibration: Calibration, report: Callable[[str], None]
+def fit_front_end(
+    runs: Sequence[MeasuredRun], calibration: Calibration, report: Callable[[str], None] = lambda _: None
 ) -> FrontEndLaw:
-    """Choose what the API server's pauses cost, on runs that were not starved: nothing else shows them.
+    """Return the cost of the API server's pauses, chosen on runs that were not starved: no others show it.
 
-    Chunks merge in the pauses of scrapes, which shows in ITL; an adapter's first use shows in TTFT.
+    Chunks merge in the pauses of scrapes, which shows in ITL; an adapter's first use shows in TTFT. Of
+    `LABEL_US` and `FIRST_USE_MS` those are taken with which the twin is nearest to what was measured.
+
+    Raises
+    ------
+    UnidentifiableError
+        Without a run that was not starved and has the latency.
     """
     outcomes = [(run, run.outcome) for run in runs if run.outcome is not None]
     calm = [run for run, outcome in outcomes if not run.is_starved(outcome.throughput_tok_s)][::CALM_STRIDE]

@@ -47,6 +47,21 @@ def test_errors_of_a_noisy_set_are_those_of_its_noise(tmp_path):
     assert found.standard_errors["step.base_ms"] > 0
 
 
+def test_states_that_are_little_certain_count_little(tmp_path):
+    points = list(points_of(KNOWN))
+    unsure = [
+        replace(
+            point,
+            key=f"{point.key}-again",
+            row=point.row
+            | {"step_ms": 1.04 * point.row["step_ms"], "step_ms_se": 0.5 * point.row["step_ms"]},
+        )
+        for point in points
+        if point.table == STEPS
+    ]
+    assert fitted(tmp_path, [*points, *unsure]).step.base_ms == pytest.approx(KNOWN.step.base_ms, rel=5e-3)
+
+
 def test_open_loop_runs_check_the_fit_and_teach_nothing(tmp_path):
     points = list(points_of(KNOWN))
     without = fitted(tmp_path / "without", points)

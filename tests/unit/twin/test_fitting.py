@@ -9,13 +9,30 @@ import pytest
 from tests.support.measured_tables import RUN, SHARED_RUNS, needs_measured_runs, write_table
 from tests.support.twin_cases import HAS_JIT, STEP, calibration
 from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.client import client_view
+from twin.domain import FrontEndLaw
 from twin.errors import InvalidInputError, UnidentifiableError
+from twin.fitting.calibrate import (
+    FIRST_USE_MS,
+    LABEL_US,
+    FittedCalibration,
+    fit_front_end,
+    without_group,
+)
 from twin.fitting.estimators import fit_load, fit_memory, fit_scheduler
 from twin.fitting.microbenchmarks import microbenchmark_observations
-from twin.fitting.step import StepObservation, match_runs, observations_of, residuals_by_kind, solve
+from twin.fitting.points import fit_load_points
+from twin.fitting.step import (
+    UNMATCHED,
+    StepObservation,
+    match_runs,
+    observations_of,
+    residuals_by_kind,
+    solve,
+)
 from twin.kernels.latency import FAR_QUEUE, step_ms
 from twin.latency import STEP_TERMS, scheduler_coefficients, step_coefficients
-from twin.measured import read_runs
+from twin.measured import client_of, read_runs
 from twin.memory import kv_tokens
 from twin.shapes import KNOWN_SHAPES, shape_from_config
 from twin.validate import simulate_run
@@ -48,6 +65,16 @@ def test_the_memory_pool_is_found_again_from_launches(tmp_path):
     assert abs(fit.fitted.law.pool_bytes - known.memory.pool_bytes) <= block_bytes
     assert fit.verdict_accuracy == 1
     assert fit.max_known_rank == 16
+
+
+def test_one_wild_launch_does_not_move_the_pool(tmp_path):
+    known = load_calibration(shipped_calibration_ids()[0])
+    rows = launches(known)
+    rows[2]["kv_tokens"] = rows[2]["kv_tokens"] // 2
+    write_table(tmp_path / "memory_kv.csv", rows)
+    block_bytes = 16 * 131072
+    found = fit_memory(tmp_path, MODEL, known.model).fitted.law.pool_bytes
+    assert abs(found - known.memory.pool_bytes) <= block_bytes
 
 
 def test_too_few_launches_cannot_tell_the_pool(tmp_path):
@@ -93,6 +120,21 @@ def test_the_load_law_is_found_again_from_its_own_times(tmp_path):
     assert fitted.error_pct == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("fit", [fit_load, fit_load_points])
+def test_a_load_from_nowhere_is_refused_by_file_line_and_column(tmp_path, fit):
+    rows = list(loads(calibration().load))
+    rows[2]["source"] = "CPU"
+    write_table(tmp_path / "load_times.csv", rows)
+    with pytest.raises(InvalidInputError, match=r"measurements\.load_times\.csv line 4, source"):
+        fit(tmp_path, MODEL)
+
+
+def test_a_table_that_is_no_text_is_refused_by_file(tmp_path):
+    (tmp_path / "load_times.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInputError, match=r"measurements\.load_times\.csv must be a CSV"):
+        fit_load(tmp_path, MODEL)
+
+
 def test_loads_of_one_rank_cannot_tell_the_padding(tmp_path):
     write_table(tmp_path / "load_times.csv", list(loads(calibration().load))[:2])
     with pytest.raises(UnidentifiableError, match=r"load\.cpu_padding_ms"):
@@ -120,6 +162,16 @@ def scheduler_runs(law, in_batch_share, queues=(0, 500, 5000, 20_000)):
 def test_the_scheduler_law_is_found_again_from_runs_that_slots_bind(tmp_path):
     known = calibration().scheduler
     write_table(tmp_path / "scheduler_time.csv", scheduler_runs(known, in_batch_share=1.0))
+    fitted = fit_scheduler(tmp_path).law
+    assert scheduler_coefficients(fitted) == pytest.approx(scheduler_coefficients(known))
+
+
+def test_runs_whose_scan_is_not_known_do_not_teach(tmp_path):
+    """Memory binds them: requests wait, and the scan ends before it has passed them."""
+    known = calibration().scheduler
+    unscanned = scheduler_runs(replace(known, scanned_us=0.0, far_us=0.0), in_batch_share=0.3)
+    rows = [*scheduler_runs(known, in_batch_share=1.0), *unscanned]
+    write_table(tmp_path / "scheduler_time.csv", rows)
     fitted = fit_scheduler(tmp_path).law
     assert scheduler_coefficients(fitted) == pytest.approx(scheduler_coefficients(known))
 
@@ -233,13 +285,14 @@ def test_matching_finds_how_much_slower_a_server_is_than_the_law_says(tmp_path, 
 
 
 @pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
-def test_a_run_that_did_not_record_its_tpot_does_not_teach(tmp_path):
+def test_a_run_without_its_tpot_or_that_stays_unmatched_does_not_teach(tmp_path):
     run, known = served_run(tmp_path, 1.0)
     silent = replace(run, outcome=replace(run.outcome, tpot_ms=math.nan))
     matched = match_runs([silent, run], known, threads=1, rounds=2)
     assert math.isnan(matched[0].error)
     assert observations_of(matched, known.step)
     assert not observations_of(matched[:1], known.step)
+    assert not observations_of([replace(matched[1], error=1.01 * UNMATCHED)], known.step)
 
 
 @pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
@@ -250,6 +303,35 @@ def test_a_matched_run_tells_its_mean_and_its_median_step(tmp_path):
     assert mean.step_ms == pytest.approx(float(mean.terms @ law))
     assert median.step_ms == pytest.approx(float(median.terms @ law), rel=0.02)
     assert median.step_ms < mean.step_ms
+
+
+def test_a_group_that_is_left_out_does_not_teach():
+    other = replace(STEP, base_ms=3 * STEP.base_ms)
+    observed = [
+        replace(one, group=group) for group, law in (("a", STEP), ("b", other)) for one in observed_steps(law)
+    ]
+    fitted = FittedCalibration(calibration=calibration(), observations=tuple(observed))
+    for group, law in (("b", STEP), ("a", other)):
+        step = without_group(fitted, group).step
+        assert step_coefficients(step) == pytest.approx(step_coefficients(law), rel=1e-6)
+
+
+# --- The API server.
+
+
+@pytest.mark.skipif(not HAS_JIT, reason="simulated minutes need the compiler")
+def test_the_api_servers_pauses_are_found_again_from_what_clients_saw(tmp_path):
+    run, known = served_run(tmp_path, 1.0)
+    law = FrontEndLaw(first_use_ms=FIRST_USE_MS[4], label_us=LABEL_US[-1])
+    seen = client_view(simulate_run(run, replace(known, front_end=law)), law, client_of(run))
+    outcome = replace(run.outcome, itl_ms=seen.itl_ms, ttft_ms=seen.ttft_ms)
+    assert fit_front_end([replace(run, outcome=outcome)], known) == law
+
+
+def test_runs_that_starved_cannot_tell_the_api_servers_pauses(tmp_path):
+    (run,) = read_runs(write_table(tmp_path / "runs.csv", [RUN | {"tot_tok_s": "1"}]))
+    with pytest.raises(UnidentifiableError, match="front_end"):
+        fit_front_end([run], load_calibration(shipped_calibration_ids()[0]))
 
 
 # --- Micro-benchmarks.

@@ -1,5 +1,7 @@
 """A trace over a fleet: replicated, shared among adapters, split into what is known and what comes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,16 @@ def test_lengths_are_the_traces_own_or_drawn_by_the_adapters_laws():
     assert len(np.unique(drawn.requests.prompt_tokens)) > 100
     assert (drawn.requests.prompt_tokens + drawn.requests.output_tokens).max() <= 500
     assert drawn.known.input_tokens_mean.tolist() == [200.0] * 51
+
+
+def test_means_that_a_planner_knows_are_those_of_the_first_window():
+    recipe = FleetRecipe(estimate_s=400.0, judge_s=300.0, trace_lengths=True)
+    known = fleet_case(trace_of(1000), workload_of(1.0), recipe).known
+    assert known.input_tokens_mean.tolist() == [np.arange(1, 401).mean()]
+    rare = fleet_case(
+        trace_of(1000, every_s=0.001), workload_of(1.0, 1e-9), replace(recipe, estimate_s=0.002)
+    )
+    assert rare.known.input_tokens_mean.tolist() == [1.5, 1.5]  # unseen: the mean of all
 
 
 def test_the_same_seed_gives_the_same_case():

@@ -87,6 +87,42 @@ def test_a_launch_needs_the_kv_cache_of_one_longest_request():
     assert required_kv_tokens(made_up, 77) == 77
 
 
+EXTRA_VOCABULARY = 256
+"""Rows that vLLM 0.8 adds for tokens of an adapter's own (`lora_extra_vocab_size`)."""
+
+
+def buffers_of_a_slot(model, rank):
+    """Yield rows and columns of each buffer that vLLM 0.8 makes for one slot (`create_lora_weights`)."""
+    queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    hidden, inner = model.hidden_size, model.intermediate_size
+    projections = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+    projections += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    for columns, rows in projections * model.num_layers:
+        yield from ((rank, columns), (rows, rank))
+    if model.has_embedding_lora:
+        tokens = model.vocab_size + EXTRA_VOCABULARY
+        embedding = ((tokens, rank), (hidden, rank), (EXTRA_VOCABULARY, hidden))
+        output_head = ((rank, hidden), (tokens, rank), (EXTRA_VOCABULARY, hidden))
+        yield from (*embedding, *output_head)
+
+
+@law_of_memory
+@given(
+    st.builds(
+        replace,
+        st.just(SHAPE),
+        num_heads=st.sampled_from([8, 12]),
+        num_kv_heads=st.sampled_from([1, 2, 8]),
+        has_embedding_lora=st.booleans(),
+    ),
+    ranks,
+)
+def test_a_slot_takes_the_bytes_of_vllms_buffers(model, rank):
+    elements = sum(rows * columns for rows, columns in buffers_of_a_slot(model, rank))
+    bytes_of_slot = lora_bytes_per_slot(model) + rank * lora_bytes_per_rank(model)
+    assert bytes_of_slot == model.dtype_bytes * elements
+
+
 def test_the_published_kv_cache_sizes_follow_from_the_shapes():
     llama = replace(
         SHAPE,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.support import report_oracle
 from tests.support.report_oracle import ServedRequest
 from tests.support.twin_cases import num_examples
+from twin.domain import SLOTS, TOKEN_BUDGET
 from twin.kernels import engine, report
 from twin.report import EngineRun, Window, make_report
 from twin.workload import RequestStream
@@ -87,6 +88,28 @@ def test_time_is_that_of_what_ended_admission_in_the_words_of_a_plan(stop, share
     assert made.constraint_shares[share_of] == 1.0
     assert sum(made.constraint_shares.values()) == 1.0
     assert made.binding_constraint == binding
+
+
+@pytest.mark.parametrize(("slots_share", "cause"), [(0.5, SLOTS), (0.49, TOKEN_BUDGET)])
+def test_an_adapter_starves_for_slots_where_half_of_its_waiting_was_for_one(slots_share, cause):
+    count, second_ns = 20, 10**9
+    waiting = RequestStream(
+        arrival_ns=np.zeros(count, np.int64),
+        adapter_of=np.zeros(count, np.int32),
+        prompt_tokens=np.ones(count, np.int32),
+        output_tokens=np.ones(count, np.int32),
+    )
+    run = EngineRun(count, 1)
+    run.sent_ns[:] = 0
+    for times_ns in (run.admitted_ns, run.first_token_ns, run.finish_ns):
+        times_ns[:] = -1
+    run.slots_wait_ns[0] = slots_share * count * second_ns
+    run.totals[engine.NUM_SENT], run.totals[engine.BUSY_NS] = count, second_ns
+    run.stop_ns[engine.STOP_TOKENS] = second_ns
+    window = Window(warmup_s=0.0, horizon_s=1.0)
+    made = make_report(waiting, run, window, kv_tokens=16, block_size=16)
+    assert made.adapters.starving.tolist() == [True]
+    assert made.adapters.cause.tolist() == [cause]
 
 
 @settings(max_examples=num_examples(100), deadline=None)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.measured_tables import write_table
 from tests.support.trace_files import (
@@ -20,7 +22,7 @@ from twin.errors import InvalidInputError
 from twin.servegen import is_client_file
 from twin.simulate import simulate_requests
 from twin.traces import cut_to_model, read_any_trace, read_trace, write_trace
-from twin.workload import generate_requests
+from twin.workload import RequestStream, generate_requests
 
 ROWS = [
     {"arrival_s": 2.5, "adapter_id": "b", "input_tokens": 30, "output_tokens": 4},
@@ -211,6 +213,26 @@ def test_requests_too_long_for_the_model_are_cut_and_counted(tmp_path):
     assert cut.prompt_tokens.tolist() == [10, 11]
     assert cut.output_tokens.tolist() == [2, 1]
     assert cut_to_model(requests, 34)[1] == 0
+
+
+lengths = st.tuples(st.integers(1, 30), st.integers(1, 30))
+
+
+@given(st.lists(lengths, max_size=20), st.integers(2, 40))
+def test_every_request_that_is_cut_counts_whichever_side_of_it_is(rows, max_model_len):
+    requests = RequestStream(
+        arrival_ns=np.arange(len(rows)),
+        adapter_of=np.zeros(len(rows), np.int32),
+        prompt_tokens=np.array([prompt for prompt, _ in rows], np.int32),
+        output_tokens=np.array([output for _, output in rows], np.int32),
+    )
+    cut, num_cut = cut_to_model(requests, max_model_len)
+    expected = []
+    for prompt, output in rows:
+        kept = min(prompt, max_model_len - 1)
+        expected.append((kept, min(output, max_model_len - kept)))
+    assert list(zip(cut.prompt_tokens.tolist(), cut.output_tokens.tolist(), strict=True)) == expected
+    assert num_cut == sum(before != after for before, after in zip(rows, expected, strict=True))
 
 
 @needs_traces

@@ -94,6 +94,24 @@ def test_certain_starvation_belongs_to_the_last_band(tmp_path):
     assert (band["from"], band["to"], band["runs"]) == (0.8, 1.0, 1)
 
 
+def test_the_share_inside_is_of_runs_whose_throughput_lies_in_their_interval(tmp_path):
+    below, inside, above = read_runs(
+        write_table(tmp_path / "runs.csv", [RUN | {"tot_tok_s": tok_s} for tok_s in ("239", "250", "261")])
+    )
+    around = ThroughputInterval(
+        low_tok_s=240.0,
+        median_tok_s=250.0,
+        high_tok_s=260.0,
+        level=0.9,
+        starvation_probability=0.25,
+        num_draws=3,
+    )
+    found = coverage([(run, around) for run in (below, inside, above)])
+    (regimes,) = found["by_model"].values()
+    assert regimes == {"not starved": {"runs": 3, "inside": pytest.approx(1 / 3), "width_pct": 8.0}}
+    assert found["starvation"]["brier"] == pytest.approx(0.25**2)
+
+
 @pytest.mark.parametrize(("options", "field"), [({"num_draws": 2}, "num_draws"), ({"level": 1.0}, "level")])
 def test_an_interval_of_no_use_is_refused(options, field):
     with pytest.raises(InvalidInputError) as refusal:

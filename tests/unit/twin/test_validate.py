@@ -7,9 +7,19 @@ import pytest
 from tests.support.measured_tables import RUN, SHARED_RUNS, needs_measured_runs, write_table
 from tests.support.twin_cases import HAS_JIT
 from twin.calibration import load_calibration, shipped_calibration_ids
+from twin.client import ClientView
 from twin.measured import read_runs
 from twin.noise import noise_floor
-from twin.validate import Prediction, baseline_predictions, figures, predict_run, predict_runs, summary
+from twin.validate import (
+    Prediction,
+    baseline_predictions,
+    figures,
+    held_back_ttft_ms,
+    predict_run,
+    predict_runs,
+    simulate_run,
+    summary,
+)
 from twin.validation_report import write_report
 
 CONTRACT_FIGURES = {
@@ -126,6 +136,18 @@ def test_what_came_out_of_a_run_does_not_enter_its_prediction(tmp_path):
     known = load_calibration(shipped_calibration_ids()[0])
     made = [replace(predict_run(run, known), run=first, wall_s=0.0) for run in (first, second)]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(("num_unfinished", "counts"), [(26_000, True), (25_000, False)])
+def test_requests_that_a_client_at_its_limit_could_not_send_count_the_whole_window(
+    tmp_path, num_unfinished, counts
+):
+    (run,) = runs(tmp_path, {"sent_requests": "40000", "duration_s": "3600"})
+    made = simulate_run(replace(run, duration_s=60.0), load_calibration(shipped_calibration_ids()[0]))
+    report = replace(made, num_requests_sent=30_000, num_requests_completed=30_000 - num_unfinished)
+    seen = ClientView(itl_ms=20.0, ttft_ms=50.0, ttft_incl_unfinished_ms=1000.0)
+    held_back = (30_000 * 1000.0 + 10_000 * 3600e3) / 40_000
+    assert held_back_ttft_ms(run, report, seen) == pytest.approx(held_back if counts else 1000.0)
 
 
 def test_a_server_that_does_not_start_is_not_simulated(tmp_path):
