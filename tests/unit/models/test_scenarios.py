@@ -20,6 +20,10 @@ def test_the_same_seed_and_row_give_the_same_scenario():
         np.testing.assert_array_equal(getattr(again.workload, name), getattr(DRAWN[17].workload, name))
 
 
+def test_each_row_has_random_numbers_of_its_own():
+    assert len({drawn.simulation_seed for drawn in DRAWN}) == len(DRAWN)
+
+
 def test_another_seed_gives_another_scenario():
     other = scenario(CALIBRATION, 4, 17, max_adapters=30)
     assert other.simulation_seed != DRAWN[17].simulation_seed

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from models.errors import ArtefactError
 from models.features import FEATURE_NAMES, NUM_FEATURES, aggregate, features_of
-from models.kernels.surrogate import STARVED_AT_MOST, agreed, evaluate, evaluate_all
+from models.kernels.surrogate import STARVED_AT_MOST, STARVED_BELOW, agreed, evaluate, evaluate_all
 from models.tree import predict, tree_arrays
 from tests.support.feature_cases import a_calibration, equal_adapters, workloads
 from tests.support.tree_cases import small_surrogate
+from twin import report
 from twin.domain import ServerConfig
 
 CALIBRATION = a_calibration()
@@ -93,6 +94,10 @@ def test_a_surrogate_refuses_a_tree_that_a_kernel_could_leave():
     broken = tree_arrays([99, -2, -2], [0.0, 0, 0], [1, -1, -1], [2, -1, -1], [1, 1, 1])
     with pytest.raises(ArtefactError, match="throughput"):
         with_changes(throughput=broken)
+
+
+def test_what_starves_is_served_less_than_the_share_that_starvation_is_defined_by():
+    assert STARVED_AT_MOST < STARVED_BELOW == report.STARVED_BELOW
 
 
 @pytest.mark.parametrize(
