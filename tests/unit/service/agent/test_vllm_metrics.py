@@ -60,8 +60,11 @@ def test_the_kv_cache_is_its_blocks_times_their_size():
     assert read_exposition("", 0.0).kv_tokens is None
 
 
-def test_of_an_info_with_several_series_the_newest_counts():
-    assert scrape(BEFORE, 0.0).labels[LORA_INFO]["running_lora_adapters"] == "a,b"
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_an_info_with_several_series_the_newest_counts(order):
+    lines = (TEXT % (BEFORE | {"itl": ITL})).splitlines()[::order]
+    seen = read_exposition("\n".join(lines), 0.0)
+    assert seen.labels[LORA_INFO]["running_lora_adapters"] == "a,b"
 
 
 @pytest.mark.parametrize("itl", [ITL, "vllm:time_per_output_token_seconds"])
