@@ -173,7 +173,7 @@ class BenchPart(StrEnum):
 def bench(
     part: Annotated[BenchPart | None, typer.Argument(help="What to measure; all of it if not given.")] = None,
     family: Annotated[str, typer.Option(help="Instance family of `bench place`, or all.")] = "all",
-    seed: Annotated[int, typer.Option(help="Seed of `bench place`.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of `bench place` and `bench margins`.")] = 0,
     url: Annotated[
         str | None, typer.Option(help="For `bench http`: a service that runs; without it one is started.")
     ] = None,
