@@ -132,6 +132,8 @@ def _tell(job: Recalibration, *, json: bool) -> None:
         sys.stdout.write(JobSchema.from_record(record_of(job)).model_dump_json() + "\n")
         return
     typer.echo(f"{job.job_id}: {job.stage} {job.stages[-1].detail}".rstrip())
+    if job.reason:
+        typer.echo(f"  {job.reason}")
     for stage in job.stages:
         if stage.ended_at_s is not None and stage.ended_at_s > stage.started_at_s:
             typer.echo(f"  {stage.stage:11} {stage.ended_at_s - stage.started_at_s:7.1f} s")

@@ -150,7 +150,7 @@ class RefreshSchema(BaseModel):
     num_out_of_range: int = Field(description="GPUs that leave the trained range in some feature.")
     out_of_range: dict[str, int] = Field(description="GPUs by feature.")
     num_thin: int | None = Field(
-        description="GPUs with few taught twin runs near them; null until a worker has looked."
+        description="Other GPUs, with few taught twin runs near them; null until a worker has looked."
     )
     num_live_servers: int = Field(description="Servers that a refresh would simulate.")
     job_id: str | None = Field(description="Of the last refresh of this surrogate.")

@@ -36,6 +36,10 @@ class LineageSchema(BaseModel):
     dataset: DatasetLineageSchema
     surrogate_version: str
     job_id: str | None = Field(description="The recalibration that made it; null for what is shipped.")
+    live_servers: str | None = Field(
+        default=None,
+        description="Digest of the live servers that taught it beside the design; null for none.",
+    )
 
 
 class SurrogateSchema(BaseModel):
@@ -83,6 +87,7 @@ class SurrogateSchema(BaseModel):
                 ),
                 surrogate_version=version.name,
                 job_id=lineage.job_id,
+                live_servers=lineage.live_servers,
             ),
         )
 

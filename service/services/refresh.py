@@ -63,7 +63,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Seen:
-    """A GPU of a plan: what it serves, its features, and where these leave the trained range."""
+    """A GPU of a plan: what it serves, its features, and where these leave the trained range.
+
+    One that leaves it nowhere is thin where few of the runs that taught are near it.
+    """
 
     server: LiveServer
     row: NDArray[np.float32]
@@ -251,12 +254,13 @@ def seen_of(plan: Plan, coverage: Coverage | None) -> list[Seen]:
     for gpu in plan.placement.gpus:
         part = problem.workload.subset(gpu.rows)
         row, _ = features_of(aggregate(part), gpu.max_loras, gpu.max_lora_rank, problem.surrogate.calibration)
+        outside = problem.surrogate.out_of_range(row)
         found.append(
             Seen(
                 server=live_server(part, server_config(gpu, problem)),
                 row=row,
-                out_of_range=problem.surrogate.out_of_range(row),
-                is_thin=coverage is not None and coverage.near(row) < LEAST_NEAR,
+                out_of_range=outside,
+                is_thin=not outside and coverage is not None and coverage.near(row) < LEAST_NEAR,
             )
         )
     return found

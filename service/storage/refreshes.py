@@ -45,7 +45,7 @@ class RefreshState:
     out_of_range
         GPUs by the feature in which they leave the trained range.
     num_out_of_range, num_thin
-        GPUs that leave it in some feature, and GPUs with few taught twin runs near them; the latter is None
+        GPUs that leave it in some feature, and others with few taught twin runs near them; the latter is None
         until a worker has looked where the surrogate was taught.
     live
         Servers that rounds found wanting, the newest first; None where there were none.

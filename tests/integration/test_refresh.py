@@ -11,6 +11,7 @@ from service.client import Client
 from service.context import build_context
 from service.errors import InvalidRequestError
 from service.factory import build_services
+from service.schemas.versions import SurrogateSchema
 from service.services.jobs import record_of
 from service.services.measuring import MeasuringTarget
 from service.services.recalibration import RecalibrationRequest
@@ -140,6 +141,15 @@ def test_a_workload_out_of_range_asks_once(site):
     assert len([one for one in here.steps.service.latest(100) if one.actor == "refresh"]) == 1
 
 
+def test_what_was_asked_for_is_not_asked_again_once_a_worker_told_where_it_was_taught(site, shipped_coverage):
+    here = site(is_surveyed=False)
+    first = here.look(SHORT)
+    here.steps.service.cancel(first.job_id)
+    keep_coverage(here.context.files, CALIBRATION_ID, first.surrogate_version, shipped_coverage)
+    again = here.look(SHORT)
+    assert (again.job_id, again.num_out_of_range, again.num_thin) == (first.job_id, 1, 0)
+
+
 def test_without_leave_to_recalibrate_it_is_proposed(site):
     here = site(refresh_recalibrates="false")
     for _ in range(2):
@@ -265,9 +275,11 @@ def test_a_published_refresh_knows_what_runs_and_is_not_asked_for_again(site):
     survey.run({"calibration_id": CALIBRATION_ID, "surrogate_version": job.surrogate_version})
     after = here.look(SHORT)
     assert (after.num_out_of_range, after.num_thin, after.job_id) == (0, 0, None)
+    listed = {one.version.name: one for one in here.services.versions.listing()}
+    told = SurrogateSchema.from_listed(listed[job.surrogate_version]).lineage
+    assert (told.live_servers, told.job_id) == (before.live.digest, job.job_id)
     version = here.context.versions.version(CALIBRATION_ID, job.surrogate_version)
     assert here.context.versions.live_servers(version) == before.live
-    assert version.lineage.live_servers == before.live.digest
     assert not (here.steps.settings.data_dir / job.live_servers).exists()
 
 

@@ -1,3 +1,4 @@
+import resource
 import sys
 from datetime import UTC, datetime
 
@@ -67,6 +68,22 @@ def test_what_cannot_be_put_in_place_leaves_what_was_there_and_names_the_url(tmp
     with pytest.raises(RemoteError, match=url):
         upload(tmp_path / "absent", url)
     assert names(f"file://{tmp_path}/folder") == ["f"]
+
+
+def test_a_disk_that_fills_up_halfway_leaves_what_was_there(tmp_path):
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "new").write_bytes(bytes(2**20))
+    url = f"file://{tmp_path}/remote/f"
+    upload(tmp_path / "old", url)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(RemoteError, match="too large"):
+            upload(tmp_path / "new", url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "remote" / "f").read_bytes() == b"old"
+    assert names(f"file://{tmp_path}/remote") == ["f"]
 
 
 def test_a_file_that_is_not_there_is_told_by_its_url(url):
