@@ -17,7 +17,8 @@ from service.services.jobs import JobService
 from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringTarget
 from service.services.placement import PlacementService
-from service.services.recalibration import RecalibrationRequest, RecalibrationService
+from service.services.recalibration import RecalibrationService
+from service.services.recalibration_request import RecalibrationRequest
 from service.services.refresh import RefreshService, Shared
 from service.services.replacement import ReplacementService
 from service.services.simulation import SimulationService

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.border import Border, parse
 from service.services.measuring import MAX_NAME, MeasuringTarget
-from service.services.recalibration import RecalibrationRequest
+from service.services.recalibration_request import RecalibrationRequest
 from twin.measured import DEFAULT_ENGINE_VERSION
 
 if TYPE_CHECKING:

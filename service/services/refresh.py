@@ -22,7 +22,7 @@ from placer.explain import server_config
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.observability import REFRESH_ROUNDS
 from service.services.measuring import MeasuringTarget
-from service.services.recalibration import RecalibrationRequest, Refresh
+from service.services.recalibration_request import RecalibrationRequest, Refresh
 from service.services.rounds import survived
 from service.storage.coverage import coverage_of
 from service.storage.jobs import TRAIN_QUEUE

@@ -11,7 +11,8 @@ from rq.serializers import JSONSerializer
 from service.services.clock import Clock
 from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringOutcome, MeasuringTarget
-from service.services.recalibration import RecalibrationRequest, RecalibrationService
+from service.services.recalibration import RecalibrationService
+from service.services.recalibration_request import RecalibrationRequest
 from service.services.retention import forget_old_datasets
 from service.storage.connection import hold
 from service.storage.datasets import dataset_storage

@@ -8,7 +8,7 @@ from service.factory import build_recalibrations
 from service.services.clock import Clock
 from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringTarget
-from service.services.recalibration import RecalibrationRequest
+from service.services.recalibration_request import RecalibrationRequest
 from service.storage.files import FileExchange
 from service.storage.jobs import TRAIN_QUEUE, TWIN_QUEUE, job_queue
 from service.storage.recalibrations import RECALIBRATIONS

@@ -14,7 +14,7 @@ from service.factory import build_services
 from service.schemas.versions import SurrogateSchema
 from service.services.jobs import record_of
 from service.services.measuring import MeasuringTarget
-from service.services.recalibration import RecalibrationRequest
+from service.services.recalibration_request import RecalibrationRequest
 from service.steps import survey
 from service.storage.connection import connect
 from service.storage.coverage import keep_coverage

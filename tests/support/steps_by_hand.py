@@ -4,7 +4,7 @@ from service.factory import build_recalibrations
 from service.services.clock import Clock
 from service.services.measurements import MeasurementSets
 from service.services.measuring import MeasuringTarget
-from service.services.recalibration import RecalibrationRequest
+from service.services.recalibration_request import RecalibrationRequest
 from service.settings import Settings
 from service.steps import batch, gather, train, validate
 from service.storage.connection import connect
