@@ -12,6 +12,7 @@ import uvloop
 
 from service.allocator import give_back_large_blocks
 from service.app import create_app
+from service.connection_counts import ConnectionCounts
 from service.peers import Peers
 from service.process import end_on_sigterm
 from service.protocol import GuardedProtocol
@@ -51,8 +52,10 @@ def answer_among_others(settings: Settings, fd: int, name: str) -> None:
     """
     peers = Peers(settings.peers_dir, name)
     app = create_app(settings, peers=peers)
+    number = int(name.rpartition("-")[2])
+    counts = ConnectionCounts(settings.peers_dir / "connections", number, settings.processes)
     with socket.socket(fileno=fd) as listener:
-        server = SharingServer(_config(app, settings), listener)
+        server = SharingServer(_config(app, settings), listener, counts)
         end_on_sigterm(lambda: setattr(server, "should_exit", True))
         _run(settings, server.serve())
 
