@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from placer.kernels.rates import NUM_STATE, rate_factor
 from placer.latency import shortest_requests
 from placer.placement import GpuPlan, Placement, Unplaced, UnplacedCode
 from placer.ranks import slot_rank_classes
+from placer.risk import rate_z, risk_allowance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from models.surrogate import Surrogate
     from placer.problem import PlacementProblem
-
-RISK_RESOLUTION = 0.01
-"""The tree for starvation does not tell smaller chances apart."""
 
 
 class Variant(NamedTuple):
@@ -132,37 +129,6 @@ def finished(problem: PlacementProblem, tables: Tables, packing: Packing) -> Pla
         packing = balanced_over_fewer(tables, packing, found.best)
         packing = improved(tables, packing, found.best, problem.num_trials)
     return assemble(problem, tables, packing, found)
-
-
-def risk_allowance(problem: PlacementProblem, num_gpus: int) -> float:
-    """Return the largest chance of starvation that one of so many GPUs may have.
-
-    `starvation_risk` is the chance that any GPU of the fleet starves, spread evenly; not below what
-    the trees can tell apart. Where rates are uncertain half of it is for their errors: see `rate_z`.
-    """
-    risk = problem.starvation_risk / 2 if problem.workload.has_uncertain_rates else problem.starvation_risk
-    return min(problem.starvation_risk, max(_spread(risk, num_gpus), least_allowance(problem)))
-
-
-def rate_z(problem: PlacementProblem, num_gpus: int) -> float:
-    """Return the standard deviations of its load that each of so many GPUs is planned for beyond the mean.
-
-    With half of `starvation_risk`, spread evenly, as the chance that the sum of its adapters' normal
-    errors is larger; the other half is for starvation at these rates. 0 where all rates are certain.
-    """
-    if not problem.workload.has_uncertain_rates:
-        return 0.0
-    return NormalDist().inv_cdf(1 - _spread(problem.starvation_risk / 2, num_gpus))
-
-
-def _spread(risk: float, num_gpus: int) -> float:
-    """Return the chance of each of so many GPUs with which any of them is hit with this risk."""
-    return 1 - (1 - risk) ** (1 / max(num_gpus, 1))
-
-
-def least_allowance(problem: PlacementProblem) -> float:
-    """Return the chance of starvation that a GPU of the largest fleet may have."""
-    return min(problem.starvation_risk, problem.margins.risk_share * RISK_RESOLUTION)
 
 
 def packings(tables: Tables) -> Iterator[Packing]:

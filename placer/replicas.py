@@ -20,12 +20,12 @@ from placer.packing import (
     build_tables,
     finished,
     first_packing,
-    least_allowance,
     place,
     run,
     traffic_columns,
     unplaced_of,
 )
+from placer.risk import least_allowance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -25,8 +25,8 @@ from models.kernels.features import (
 )
 from placer import bounds, limits
 from placer.kernels.best_case import best_case_utilisation
-from placer.packing import rate_z, risk_allowance
 from placer.ranks import slot_rank
+from placer.risk import rate_z, risk_allowance
 from twin.domain import ServerConfig
 from twin.kernels.latency import scheduler_us, step_ms
 from twin.latency import scheduler_coefficients, step_coefficients

@@ -16,9 +16,10 @@ from placer.bounds import adapter_demands, best_case
 from placer.families import family_workload
 from placer.kernels.best_case import utilisation_of_each
 from placer.kernels.rates import LOAD, LOAD_VARIANCE, NUM_STATE, at_planned_rates, rate_factor
-from placer.packing import build_tables, place, rate_z
+from placer.packing import build_tables, place
 from placer.problem import PlacementProblem
 from placer.replicas import place_replicated
+from placer.risk import rate_z
 from placer.verify import verify
 from placer.what_if import Change, consequence
 from tests.support.packing_oracle import Oracle
@@ -183,6 +184,16 @@ def test_a_change_of_the_rates_scales_their_errors_too():
     problem = with_errors(make_problem(make_random_workload(10, 3)), 0.2)
     found = consequence(problem, (), Change(scale_rates=2.0))
     assert found.problem.workload.rate_rps_std == pytest.approx(2 * problem.workload.rate_rps_std)
+
+
+@pytest.mark.parametrize("risk", [5e-324, 1e-30, 1e-9, 0.05, 0.999])
+@pytest.mark.parametrize("num_gpus", [1, 1000, 10**9])
+def test_a_smaller_risk_spread_over_more_gpus_wants_more_standard_deviations(risk, num_gpus):
+    problem = with_errors(make_problem(make_random_workload(3, 0), starvation_risk=risk), 0.2)
+    z = rate_z(problem, num_gpus)
+    assert 0 < z < 40
+    assert z <= rate_z(problem, 2 * num_gpus)
+    assert z <= rate_z(replace(problem, starvation_risk=risk / 2 or risk), num_gpus)
 
 
 def test_a_replay_serves_the_mean_rates():
