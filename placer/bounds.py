@@ -205,7 +205,7 @@ def lower_bound(problem: PlacementProblem) -> int:
 
 def load_bound(problem: PlacementProblem) -> int:
     """Return the bound that rests on the calibration and `max_rho`."""
-    fullest = max(problem.margins.max_rho, problem.margins.max_kv_pressure, 1.0)
+    fullest = max(problem.kept_margins.max_rho, problem.kept_margins.max_kv_pressure, 1.0)
     return math.ceil(workload_utilisation(problem) / fullest * (1 - ROUNDING))
 
 
@@ -271,7 +271,7 @@ def least_shares(problem: PlacementProblem, precision: Precision = COARSE) -> ND
         slot_rank_classes(problem.workload.rank),
         np.array(usable_slot_ranks(problem), dtype=np.int64),
         max_loras_ladders(problem),
-        problem.margins.vector,
+        problem.kept_margins.vector,
         *precision,
         shares,
     )

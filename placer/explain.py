@@ -56,9 +56,11 @@ def pressures(
     }
 
 
-def binding_constraint(features: NDArray[np.float32]) -> BindingConstraint:
+def binding_constraint(
+    features: NDArray[np.float32], margins: Margins = DEFAULT_MARGINS
+) -> BindingConstraint:
     """Return what a GPU with these features would run out of first; parameters as in `pressures`."""
-    shares = pressures(features)
+    shares = pressures(features, margins)
     largest = max(shares.values())
     if largest < FAR_FROM_A_LIMIT:
         return "none"

@@ -6,7 +6,7 @@ for a row of values of each and prints how many GPUs starve and how many are nee
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +63,19 @@ class Margins:
     def vector(self) -> np.ndarray:
         """The margins in the order that `placer.kernels.acceptance` reads them, (9,) float64."""
         return np.array([getattr(self, field.name) for field in fields(self)], dtype=np.float64)
+
+    def without_queues(self) -> Margins:
+        """Return margins that leave requests next to nothing to wait for: capacity, KV cache and slots.
+
+        A tree tells a mean TTFT of seconds badly where queues form, whose length is chance; beside
+        these margins queues hardly form.
+        """
+        return replace(
+            self,
+            max_rho=min(self.max_rho, 0.95),
+            max_kv_pressure=min(self.max_kv_pressure, 0.95),
+            min_slots_over_active=max(self.min_slots_over_active, 1.25),
+        )
 
 
 DEFAULT_MARGINS = Margins()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.surrogate import Surrogate
     from placer.problem import PlacementProblem
 
 
@@ -216,9 +216,10 @@ def build_tables(
     return Tables(
         oracle=Oracle(
             surrogate=problem.surrogate.kernel_args(),
-            margins=problem.margins.vector,
+            margins=problem.kept_margins.vector,
             starvation_risk=risk_allowance(problem, found.best),
             rate_z=rate_z(problem, 2 * found.best if spread_over is None else spread_over),
+            max_ttft_ms=math.inf if problem.max_ttft_ms is None else problem.max_ttft_ms,
             known_adapters=limits.known_adapters_per_gpu(problem),
             max_adapters=limits.max_adapters_per_gpu(problem),
             slot_ranks=np.array(limits.usable_slot_ranks(problem), dtype=np.int64),
@@ -313,7 +314,7 @@ def assemble(
     return Placement(
         rate_z=tables.oracle.rate_z,
         gpus=tuple(
-            _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu], problem.surrogate))
+            _gpu_plan(tables, fleet, gpu, rows[gpu], (features[gpu], predicted[gpu]), problem)
             for gpu in range(num_gpus)
         ),
         unplaced=tuple(unplaced_of(problem, tables, packing)),
@@ -327,20 +328,21 @@ def _gpu_plan(
     fleet: kernel.Fleet,
     gpu: int,
     rows: NDArray[np.int64],
-    seen: tuple[NDArray[np.float32], NDArray[np.float64], Surrogate],
+    seen: tuple[NDArray[np.float32], NDArray[np.float64]],
+    problem: PlacementProblem,
 ) -> GpuPlan:
-    """Return one GPU with the features and predictions that `describe` wrote for a surrogate."""
+    """Return one GPU with the features and predictions that `describe` wrote."""
     rows.flags.writeable = False
-    features, predicted, surrogate = seen
+    features, predicted = seen
     rank_class, oracle = fleet.rank_class[gpu], tables.oracle
     return GpuPlan(
         gpu=gpu,
         rows=rows,
         max_loras=int(oracle.ladders[rank_class, fleet.choice[gpu]]),
         max_lora_rank=int(oracle.slot_ranks[rank_class]),
-        predicted=prediction(predicted, surrogate.out_of_range(features)),
-        binding_constraint=binding_constraint(features),
-        head_room=head_room(features),
+        predicted=prediction(predicted, problem.surrogate.out_of_range(features)),
+        binding_constraint=binding_constraint(features, problem.kept_margins),
+        head_room=head_room(features, problem.kept_margins),
         load_margin=rate_factor(fleet.aggregates[gpu], oracle.rate_z) - 1.0,
     )
 
@@ -383,7 +385,15 @@ def unplaced_of(problem: PlacementProblem, tables: Tables, packing: Packing) -> 
     is_candidate[tables.candidates] = True
     for row in np.flatnonzero(packing.fleet.gpu_of < 0).tolist():
         code = _CODES[int(packing.fleet.gpu_of[row])] if is_candidate[row] else "request_too_long"
+        if code == "starvation_risk" and problem.max_ttft_ms is not None and not _starves(problem, row):
+            code = "max_ttft_ms"
         yield Unplaced(row=row, code=code, reason=_reason(problem, tables, row, code))
+
+
+def _starves(problem: PlacementProblem, row: int) -> bool:
+    """Tell whether an adapter would starve alone on a GPU, were its TTFT not limited."""
+    alone = replace(problem, workload=problem.workload.subset(np.array([row])), max_ttft_ms=None)
+    return bool((run(build_tables(alone), VARIANTS[0]).fleet.gpu_of < 0).any())
 
 
 def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedCode) -> str:
@@ -404,5 +414,10 @@ def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedC
         return (
             "alone on a GPU it starves, or with a probability above "
             f"{tables.oracle.starvation_risk:.3g}, with every max_loras that fits"
+        )
+    if code == "max_ttft_ms":
+        return (
+            f"alone on a GPU it waits longer than {problem.max_ttft_ms:g} ms for its first token, or leaves "
+            "too little room to tell, with every max_loras that fits"
         )
     return f"all {problem.max_gpus} GPUs are full"

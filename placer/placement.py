@@ -19,7 +19,7 @@ BindingConstraint = Literal["throughput", "slots", "kv_memory", "none"]
 BoundKind = Literal["load", "count", "share"]
 """Which lower bound is the largest: see `placer.bounds`."""
 
-UnplacedCode = Literal["request_too_long", "memory", "overload", "starvation_risk", "max_gpus"]
+UnplacedCode = Literal["request_too_long", "memory", "overload", "starvation_risk", "max_ttft_ms", "max_gpus"]
 """Why an adapter has no GPU: see `Unplaced`."""
 
 
@@ -74,7 +74,8 @@ class Unplaced:
         ``request_too_long``: its mean request is longer than the server takes; ``memory``: no
         `max_loras` leaves room for one request beside its slots; ``overload``: one GPU alone cannot
         serve it, even at best; ``starvation_risk``: alone on a GPU it starves too probably, with any
-        `max_loras`; ``max_gpus``: every GPU allowed is full.
+        `max_loras`; ``max_ttft_ms``: alone on a GPU its TTFT is too long; ``max_gpus``: every GPU allowed
+        is full.
     reason
         The same for a reader, with the numbers.
     """

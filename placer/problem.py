@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ class PlacementProblem:
         GPUs at most; None is no limit.
     starvation_risk
         Largest predicted probability of starvation that one GPU may have, in (0, 1).
+    max_ttft_ms
+        Largest mean TTFT that one GPU may have, by prediction, milliseconds, > 0; GPUs then also keep
+        the margins under which queues hardly form (`kept_margins`). None is no limit.
     max_model_len
         Longest request in tokens that every server takes; None takes the model's own.
     max_loras
@@ -74,6 +78,7 @@ class PlacementProblem:
     objective: str = "min_gpus"
     max_gpus: int | None = None
     starvation_risk: float = DEFAULT_STARVATION_RISK
+    max_ttft_ms: float | None = None
     max_model_len: int | None = None
     max_loras: int | None = None
     max_replicas: int = DEFAULT_MAX_REPLICAS
@@ -88,11 +93,18 @@ class PlacementProblem:
         _require_integer("max_replicas", self.max_replicas, MAX_GPUS)
         if not 0 < self.starvation_risk < 1:  # NaN fails too
             raise InvalidProblemError("starvation_risk", f"must be in (0, 1), got {self.starvation_risk!r}")
+        if self.max_ttft_ms is not None and not 0 < self.max_ttft_ms < math.inf:
+            raise InvalidProblemError("max_ttft_ms", f"must be finite and > 0, got {self.max_ttft_ms!r}")
         if self.num_trials != 0:
             _require_integer("num_trials", self.num_trials, MAX_TRIALS)
         self._check_identity()
         self._check_max_loras()
         self._check_ranks()
+
+    @property
+    def kept_margins(self) -> Margins:
+        """Margins that every GPU keeps: `margins`, and those of GPUs without queues where TTFT is limited."""
+        return self.margins if self.max_ttft_ms is None else self.margins.without_queues()
 
     @property
     def longest_request_tokens(self) -> int:

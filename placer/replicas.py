@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from placer.placement import Placement, Unplaced
     from placer.problem import PlacementProblem
 
-TOO_HEAVY = frozenset({"overload", "starvation_risk"})
+TOO_HEAVY = frozenset({"overload", "starvation_risk", "max_ttft_ms"})
 """Codes of adapters that a GPU alone does not carry."""
 
 MAX_SINGLE_ROUNDS = 16

@@ -46,4 +46,4 @@ def _spread(risk: float, num_gpus: int) -> float:
 
 def least_allowance(problem: PlacementProblem) -> float:
     """Return the chance of starvation that a GPU of the largest fleet may have."""
-    return min(problem.starvation_risk, problem.margins.risk_share * RISK_RESOLUTION)
+    return min(problem.starvation_risk, problem.kept_margins.risk_share * RISK_RESOLUTION)

@@ -36,7 +36,7 @@ SHED_SHARE = 0.06
 SHUT = 2.0
 """As the share of a GPU: it takes nothing more."""
 
-Status = Literal["verified", "starved", "incomplete", "no_gpus"]
+Status = Literal["verified", "starved", "slow", "incomplete", "no_gpus"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +70,34 @@ class Verification:
         What each GPU did in the twin, in the plan's order; None where there was no time to ask.
     repairs
         What was changed, in order.
+    max_ttft_ms
+        The problem's limit of a GPU's mean TTFT, if it has one.
     """
 
     placement: Placement
     reports: tuple[SimulationReport | None, ...]
     repairs: tuple[Repair, ...]
+    max_ttft_ms: float | None = None
 
     @property
     def status(self) -> Status:
-        """``verified`` only where every GPU was replayed as it is now, and none starved."""
+        """``verified`` only where every GPU was replayed as it is now, none starved and none was ``slow``.
+
+        A slow one keeps up with its load, and its mean TTFT is above `max_ttft_ms`.
+        """
         if not self.reports:
             return "no_gpus"
-        if any(report is not None and report.starved for report in self.reports):
+        known = [report for report in self.reports if report is not None]
+        if any(report.starved for report in known):
             return "starved"
+        if any(is_slow(report, self.max_ttft_ms) for report in known):
+            return "slow"
         return "incomplete" if any(report is None for report in self.reports) else "verified"
+
+
+def is_slow(report: SimulationReport, max_ttft_ms: float | None) -> bool:
+    """Tell whether a replayed server's mean TTFT is above a limit; never where there is none."""
+    return max_ttft_ms is not None and report.ttft.mean_ms > max_ttft_ms
 
 
 def replay(
@@ -123,10 +137,11 @@ def verify(
     max_workers: int | None = None,
     deadline_s: float | None = None,
 ) -> Verification:
-    """Replay a plan, mend what starves, and replay what was changed, until nothing starves.
+    """Replay a plan, mend what starves or is slow, and replay what was changed, until nothing does.
 
-    A GPU that starves gives adapters away: to open GPUs that then carry less load for their capacity
-    than any that starved, else to new ones as far as `max_gpus` allows. It keeps its `max_loras`.
+    A GPU that starves, or whose mean TTFT is above the problem's limit, gives adapters away: to open GPUs
+    that then carry less load for their capacity than any that failed, else to new ones as far as
+    `max_gpus` allows. It keeps its `max_loras`.
     Without a deadline the same arguments give the same plan and reports.
 
     Parameters
@@ -142,19 +157,23 @@ def verify(
     reports: tuple[SimulationReport | None, ...] = ()
     for round_ in range(MAX_ROUNDS):
         reports = _replay_new(placement, problem, known, (seed, horizon_s, max_workers, until_s))
-        starved = [
+        failing = [
             gpu
             for gpu, report in enumerate(reports)
-            if report is not None and report.starved and len(placement.gpus[gpu].rows) > 1
+            if report is not None
+            and (report.starved or is_slow(report, problem.max_ttft_ms))
+            and len(placement.gpus[gpu].rows) > 1
         ]
-        if not starved or round_ + 1 == MAX_ROUNDS or time.monotonic() > until_s:
+        if not failing or round_ + 1 == MAX_ROUNDS or time.monotonic() > until_s:
             break
-        changed, done = _mend(placement, problem, starved, reports)
+        changed, done = _mend(placement, problem, failing, reports)
         if not done:
             break
         placement = changed
         repairs += done
-    return Verification(placement=placement, reports=reports, repairs=tuple(repairs))
+    return Verification(
+        placement=placement, reports=reports, repairs=tuple(repairs), max_ttft_ms=problem.max_ttft_ms
+    )
 
 
 def _run(gpu: GpuPlan, problem: PlacementProblem, *, seed: int, horizon_s: float) -> SimulationReport:
@@ -201,32 +220,32 @@ def take_up(placement: Placement, tables: Tables, max_gpus: int) -> Fleet:
 def _mend(
     placement: Placement,
     problem: PlacementProblem,
-    starved: list[int],
+    failing: list[int],
     reports: tuple[SimulationReport | None, ...],
 ) -> tuple[Placement, list[Repair]]:
-    """Return the plan with load taken off the starved GPUs, and what was done; nothing where it cannot be."""
+    """Return the plan with load taken off the failing GPUs, and what was done; nothing where it cannot be."""
     ladder = {gpu.max_loras for gpu in placement.gpus}
-    tables = packing.build_tables(_warned(placement, problem, starved, ladder), ladder)
-    fleet = take_up(placement, tables, min(tables.max_gpus, placement.num_gpus + len(starved)))
+    tables = packing.build_tables(_warned(placement, problem, failing, ladder), ladder)
+    fleet = take_up(placement, tables, min(tables.max_gpus, placement.num_gpus + len(failing)))
     num_gpus, repairs = placement.num_gpus, []
     # Nobody may move to a GPU that starves: full, for the packer.
-    own_share = fleet.share[starved].copy()
-    fleet.share[starved] = SHUT
-    for gpu in starved:
+    own_share = fleet.share[failing].copy()
+    fleet.share[failing] = SHUT
+    for gpu in failing:
         report = reports[gpu]
-        assert report is not None, "a starved GPU was replayed"
+        assert report is not None, "a failing GPU was replayed"
         served = report.throughput_tok_s / report.offered_tok_s
         kept = copy_of(fleet)
         rows = _shed(tables, fleet, gpu, 1 - served + SHED_SHARE)
         fleet.gpu_of[rows] = -1
         more = fleets.place_rows(tables, fleet, num_gpus, rows)
         if (fleet.gpu_of[rows] < 0).any():
-            fleet = kept  # all GPUs that are allowed are full: it stays as it was, starved
+            fleet = kept  # all GPUs that are allowed are full: it stays as it was
             continue
         repairs.append(Repair(gpu=gpu, action="opened" if more > num_gpus else "moved", adapters=len(rows)))
         num_gpus = more
-    fleet.share[starved] = own_share
-    for gpu in starved:
+    fleet.share[failing] = own_share
+    for gpu in failing:
         fleets.refresh(tables, fleet, gpu, int(fleet.rank_class[gpu]))
     bounds = LowerBounds(load=0, share=placement.lower_bound, count=0)
     changed = packing.assemble(
@@ -236,13 +255,13 @@ def _mend(
 
 
 def _warned(
-    placement: Placement, problem: PlacementProblem, starved: list[int], ladder: set[int]
+    placement: Placement, problem: PlacementProblem, failing: list[int], ladder: set[int]
 ) -> PlacementProblem:
-    """Return the problem with a margin of load that none of the starved GPUs kept."""
+    """Return the problem with a margin of load that none of the failing GPUs kept."""
     tables = packing.build_tables(problem, ladder)
     fleet = take_up(placement, tables, placement.num_gpus)
     features = fleets.features_of_gpus(tables, fleet, placement.num_gpus)
-    least_rho = float(features[starved, RHO].min())
+    least_rho = float(features[failing, RHO].min())
     margins = replace(problem.margins, max_rho=min(problem.margins.max_rho, (1 - SHED_SHARE) * least_rho))
     return replace(problem, margins=margins)
 

@@ -35,7 +35,7 @@ class Change:
         Servers that fail and are not replaced: those with the most traffic, the worst case.
     max_loras
         Slots of every server.
-    starvation_risk
+    starvation_risk, max_ttft_ms
         In place of the problem's.
     """
 
@@ -45,6 +45,7 @@ class Change:
     lose_gpus: int = 0
     max_loras: int | None = None
     starvation_risk: float | None = None
+    max_ttft_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,6 +144,7 @@ def _changed(problem: PlacementProblem, change: Change, num_running: int) -> Pla
         workload=workload,
         max_gpus=max_gpus,
         max_loras=problem.max_loras if change.max_loras is None else change.max_loras,
+        max_ttft_ms=problem.max_ttft_ms if change.max_ttft_ms is None else change.max_ttft_ms,
         starvation_risk=(
             problem.starvation_risk if change.starvation_risk is None else change.starvation_risk
         ),

@@ -20,7 +20,7 @@ from models.kernels.features import (
     laws_of,
     step_of,
 )
-from models.kernels.surrogate import evaluate
+from models.kernels.surrogate import evaluate, evaluate_all
 from placer.kernels.rates import LOAD_VARIANCE, at_planned_rates
 
 REACH = 3
@@ -68,6 +68,8 @@ class Oracle(NamedTuple):
         Largest probability of starvation that a GPU may have.
     rate_z
         Standard deviations of its load that a GPU is planned for beyond the mean.
+    max_ttft_ms
+        Largest mean TTFT that a GPU may have, milliseconds; infinite where there is no limit.
     known_adapters, max_adapters
         Adapters on a GPU that the surrogate was trained with at most; that a GPU may hold at all.
     slot_ranks
@@ -80,6 +82,7 @@ class Oracle(NamedTuple):
     margins: np.ndarray
     starvation_risk: float
     rate_z: float
+    max_ttft_ms: float
     known_adapters: int
     max_adapters: int
     slot_ranks: np.ndarray
@@ -108,6 +111,15 @@ def _settled(calibration, aggregates, features, max_loras, max_lora_rank):
     )
     step_s = 1e-3 * step
     return aggregates[RATE_OUT] * step_s <= MAX_UNSETTLED * features[BATCH]
+
+
+@njit(cache=True, nogil=True)
+def _is_slow(oracle, aggregates, max_loras, max_lora_rank, scratch):
+    """Tell whether a GPU's mean TTFT is above the limit, which is asked only where there is one."""
+    if oracle.max_ttft_ms == np.inf:
+        return False
+    _, _, _, ttft_ms, _ = evaluate_all(oracle.surrogate, aggregates, max_loras, max_lora_rank, scratch)
+    return ttft_ms > oracle.max_ttft_ms
 
 
 @njit(cache=True, nogil=True)
@@ -149,7 +161,8 @@ def starvation_risk_of(oracle, aggregates, max_loras, max_lora_rank, scratch):
             return REFUSED
         if rho < 1.0 and not _settled(oracle.surrogate[0], aggregates, scratch, max_loras, max_lora_rank):
             return REFUSED
-    if aggregates[COUNT] > oracle.known_adapters and not is_quiet:
+    is_unknown = aggregates[COUNT] > oracle.known_adapters and not is_quiet
+    if is_unknown or _is_slow(oracle, aggregates, max_loras, max_lora_rank, scratch):
         return REFUSED
     return margins[RISK_SHARE_WITH_SLOTS if has_slots_for_each else RISK_SHARE] * risk
 

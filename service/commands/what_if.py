@@ -30,6 +30,9 @@ def what_if(  # noqa: PLR0913, PLR0917 (a command's options)
     lose_gpus: Annotated[list[int] | None, typer.Option(help="GPUs that fail, the busiest.")] = None,
     max_loras: Annotated[list[int] | None, typer.Option(help="Slots of every server.")] = None,
     starvation_risk: Annotated[list[float] | None, typer.Option(help="The risk to plan for.")] = None,
+    max_ttft_ms: Annotated[
+        list[float] | None, typer.Option(help="The longest mean TTFT that a GPU may have.")
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(
@@ -49,6 +52,7 @@ def what_if(  # noqa: PLR0913, PLR0917 (a command's options)
         "lose_gpus": lose_gpus,
         "max_loras": max_loras,
         "starvation_risk": starvation_risk,
+        "max_ttft_ms": max_ttft_ms,
     }
     changes = [{name: value} for name, values in asked.items() for value in values or ()]
     answer = _answer(_document(workload, changes), url)

@@ -52,6 +52,10 @@ class VerifiedGpuSchema(BaseModel):
 
     gpu: int
     starved: bool
+    starving_adapters: int = Field(
+        default=0,
+        description="Of those with 20 requests or more, that completed less than 0.9 of their tokens.",
+    )
     throughput_tok_s: float
     offered_tok_s: float
     itl_ms: float | None
@@ -70,11 +74,12 @@ class VerificationSchema(BaseModel):
     """Whether the plan was replayed in the twin, GPU by GPU, and what came of it.
 
     `verified` only where every GPU was replayed as it is in the plan and none starved. `incomplete`:
-    time was up. `queued`, `started` and `failed` tell of a replay behind the answer.
+    time was up. `slow`: none starved, and one has a mean TTFT above `max_ttft_ms`. `queued`, `started`
+    and `failed` tell of a replay behind the answer.
     """
 
     status: Literal[
-        "not_asked", "verified", "starved", "incomplete", "no_gpus", "queued", "started", "failed"
+        "not_asked", "verified", "starved", "slow", "incomplete", "no_gpus", "queued", "started", "failed"
     ]
     horizon_s: float | None = None
     gpus: list[VerifiedGpuSchema] | None = None

@@ -30,6 +30,9 @@ class ChangeSchema(Border):
     )
     max_loras: int | None = Field(default=None, ge=1, le=4096, description="Of every server.")
     starvation_risk: float | None = Field(default=None, gt=0, lt=1)
+    max_ttft_ms: float | None = Field(
+        default=None, gt=0, le=3_600_000, description="Mean time to first token that a GPU may have."
+    )
 
 
 class WhatIfRequest(Border):

@@ -51,6 +51,13 @@ class OptionsSchema(Border):
     objective: Literal["min_gpus", "min_latency"] = "min_gpus"
     max_gpus: int | None = Field(default=None, ge=1, le=1_000_000)
     starvation_risk: float = Field(default=0.05, gt=0, lt=1)
+    max_ttft_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=3_600_000,
+        description="Mean time to first token that a GPU may have, as predicted; with `verify`, as replayed. "
+        "Without it only what is served counts, and requests may wait for minutes.",
+    )
     verify: bool = Field(
         default=False,
         description="Replay the plan in the twin and mend it before answering; else `GET /plans/{plan_id}` "

@@ -165,6 +165,7 @@ class PlacementService:
                 objective=options.objective,
                 max_gpus=options.max_gpus,
                 starvation_risk=options.starvation_risk,
+                max_ttft_ms=options.max_ttft_ms,
                 num_trials=default_trials if options.num_trials is None else options.num_trials,
                 max_loras=options.max_loras,
                 max_replicas=DEFAULT_MAX_REPLICAS if options.replicas else 1,
@@ -195,6 +196,7 @@ def verification_document(checked: Verification) -> dict[str, Any]:
             {
                 "gpu": gpu.gpu,
                 "starved": report.starved,
+                "starving_adapters": int(report.adapters.starving.sum()),
                 "throughput_tok_s": number_or_none(report.throughput_tok_s),
                 "offered_tok_s": number_or_none(report.offered_tok_s),
                 "itl_ms": number_or_none(report.itl.mean_ms),

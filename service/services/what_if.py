@@ -179,6 +179,7 @@ def _change(asked: ChangeSchema, workload: Workload, row_of: Mapping[str, int], 
         lose_gpus=asked.lose_gpus or 0,
         max_loras=asked.max_loras,
         starvation_risk=asked.starvation_risk,
+        max_ttft_ms=asked.max_ttft_ms,
     )
 
 

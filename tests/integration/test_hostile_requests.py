@@ -35,6 +35,7 @@ HOSTILE = {
     "unknown field": (json.dumps(workload_document(weight=1)), "weight"),
     "unknown option": (json.dumps(workload_document(options={"speed": 1})), "options.speed"),
     "unknown objective": (json.dumps(workload_document(options={"objective": "max"})), "options.objective"),
+    "no time": (json.dumps(workload_document(options={"max_ttft_ms": 0})), "options.max_ttft_ms"),
     "risk of 1": (json.dumps(workload_document(options={"starvation_risk": 1})), "options.starvation_risk"),
     "no GPUs": (json.dumps(workload_document(options={"max_gpus": 0})), "options.max_gpus"),
     "a replay without end": (

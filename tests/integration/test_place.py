@@ -54,6 +54,17 @@ def test_a_verified_plan_tells_what_the_twin_did_with_each_gpu(client):
     assert all(gpu.throughput_tok_s >= 0.9 * gpu.offered_tok_s for gpu in plan.verification.gpus)
 
 
+def test_a_limit_of_ttft_holds_for_every_gpu_that_is_planned_and_replayed(client):
+    document = workload_document(48, options={"max_ttft_ms": 400})
+    plan = PlanSchema.model_validate_json(client.post("/place", json=document).content)
+    assert plan.feasible
+    assert all(gpu.predicted.ttft_ms <= 400 for gpu in plan.gpus)
+    document["options"]["verify"] = True
+    plan = PlanSchema.model_validate_json(client.post("/place", json=document).content)
+    assert plan.verification.status == "verified"
+    assert all(gpu.ttft_ms <= 400 and gpu.starving_adapters == 0 for gpu in plan.verification.gpus)
+
+
 def test_an_adapter_that_no_gpu_can_serve_is_named_with_a_reason(client):
     adapters = [adapter_document(0), adapter_document(1, rate_rps=100_000)]
     answer = client.post("/place", json=workload_document(adapters=adapters))

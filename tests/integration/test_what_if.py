@@ -73,6 +73,7 @@ def test_the_way_begins_at_the_servers_that_are_given(client):
         ({"max_loras": 0}, "changes[0].max_loras"),
         ({"max_loras": 4096}, "changes[0].max_loras"),
         ({"starvation_risk": 1}, "changes[0].starvation_risk"),
+        ({"max_ttft_ms": -1}, "changes[0].max_ttft_ms"),
         ({"ranks": 8}, "changes[0].ranks"),
     ],
 )

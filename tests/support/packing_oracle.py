@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +68,15 @@ class Oracle:
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
         self.margins = problem.margins
+        self.max_ttft_ms = math.inf
+        if problem.max_ttft_ms is not None:
+            self.max_ttft_ms = problem.max_ttft_ms
+            self.margins = replace(
+                problem.margins,
+                max_rho=min(problem.margins.max_rho, 0.95),
+                max_kv_pressure=min(problem.margins.max_kv_pressure, 0.95),
+                min_slots_over_active=max(problem.margins.min_slots_over_active, 1.25),
+            )
         self.shares = bounds.least_shares(problem)
         bound = bounds.lower_bounds(problem, self.shares).best
         self.risk_limit = risk_allowance(problem, bound)
@@ -110,8 +119,8 @@ class Oracle:
     def risk_at(self, rows, max_loras: int, factor: float) -> float:
         """The starvation probability with all rates multiplied, 2 for a sure no.
 
-        The capacity by formula, the KV cache's margin, slots for the adapters that are active, and both
-        trees each have a veto.
+        The capacity by formula, the KV cache's margin, slots for the adapters that are active, the limit
+        of TTFT, and both trees each have a veto.
         """
         aggregates = np.zeros(self.terms.shape[1])
         for row in rows:
@@ -128,6 +137,7 @@ class Oracle:
         is_loud = self.loud(asked, shares_slots=max_loras < len(rows))
         refused = (
             predicted.starvation_probability > MAX_TREE_RISK
+            or predicted.ttft_ms > self.max_ttft_ms
             or asked["rho"] > self.margins.max_rho
             or (predicted.served_fraction < self.margins.min_served_fraction and is_loud)
             or asked["kv_pressure"] * (1 + (self.margins.few_kv_requests / asked["kv_requests"]) ** 2)

@@ -52,6 +52,7 @@ def problems(draw, max_adapters=14, *, uncertain=False):
         calibration=calibration,
         max_gpus=draw(st.sampled_from([None, None, 1, 3])),
         starvation_risk=draw(st.sampled_from([0.01, 0.05, 0.3])),
+        max_ttft_ms=draw(st.sampled_from([None, None, 60.0, 500.0])),
         max_model_len=draw(st.sampled_from([None, 2000])),
     )
 
@@ -299,6 +300,18 @@ def test_an_adapter_that_no_gpu_carries_is_named_with_the_reason(prompt, best_ca
     assert (unplaced.row, unplaced.code) == (1, code)
     assert words in unplaced.reason
     assert not placement.feasible
+
+
+def test_an_adapter_whose_first_token_comes_too_late_on_any_gpu_is_named_with_the_limit():
+    workload = make_workload([8] * 2, 0.1, [100.0, 4000.0])
+    late = place(make_problem(workload)).gpus[0].predicted.ttft_ms
+    first = place(make_problem(workload.subset(np.array([0])))).gpus[0].predicted.ttft_ms
+    assert first < late
+    placement = place(make_problem(workload, max_ttft_ms=0.5 * (first + late), max_replicas=1))
+    assert rows_of(placement) == [0]
+    (unplaced,) = placement.unplaced
+    assert (unplaced.row, unplaced.code) == (1, "max_ttft_ms")
+    assert f"longer than {0.5 * (first + late):g} ms" in unplaced.reason
 
 
 def test_adapters_beyond_the_last_gpu_are_named():

@@ -1,7 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 
+from models.artifact import load_shipped
+from placer.families import family_workload
 from placer.margins import Margins
 from placer.packing import place
+from placer.problem import PlacementProblem
 from placer.verify import replay, verify
 from tests.support.packing_problems import (
     make_calibration,
@@ -11,6 +16,7 @@ from tests.support.packing_problems import (
     make_workload,
     threshold_tree,
 )
+from twin.calibration import load_calibration
 
 HORIZON_S = 30.0
 
@@ -88,6 +94,52 @@ def test_a_plan_that_cannot_be_mended_within_max_gpus_is_called_starved():
     assert checked.placement.num_gpus == 1
     assert not checked.repairs
     assert checked.status == "starved"
+
+
+def make_waiting_problem(**changes):
+    """Many adapters of few requests, whose fewest GPUs have slots for a third of the active ones."""
+    calibration_id = "h100-64gb/llama-3.1-8b-instruct/vllm-0.8.5"
+    calibration = load_calibration(calibration_id)
+    return PlacementProblem(
+        workload=family_workload("zipf", 0, 1000, calibration),
+        calibration=calibration,
+        surrogate=load_shipped(calibration_id),
+        num_trials=0,
+        **changes,
+    )
+
+
+def slowest_ms(reports):
+    return max(report.ttft.mean_ms for report in reports)
+
+
+def test_requests_wait_for_minutes_on_the_fewest_gpus_and_hardly_where_ttft_is_limited():
+    fewest, quick = make_waiting_problem(), make_waiting_problem(max_ttft_ms=1000.0)
+    waiting = replay(place(fewest), fewest)
+    assert slowest_ms(waiting) > 60_000
+    checked = verify(place(quick), quick)
+    assert checked.status == "verified"
+    assert slowest_ms(checked.reports) <= 1000
+    assert sum(report.adapters.starving.sum() for report in checked.reports) == 0
+    assert checked.placement.num_gpus <= 2 * len(waiting)
+
+
+def test_a_plan_is_verified_only_once_no_gpu_is_slow():
+    hopeful = make_hopeful_problem(max_gpus=100)
+    limit = 0.5 * slowest_ms(verify(place(hopeful), hopeful, horizon_s=240.0).reports)
+    problem = replace(hopeful, max_ttft_ms=limit)
+    kept = place(hopeful)
+    assert slowest_ms(replay(kept, problem, horizon_s=240.0)) > limit
+    checked = verify(kept, problem, horizon_s=240.0)
+    assert checked.status == "verified"
+    assert slowest_ms(checked.reports) <= limit
+
+
+def test_a_plan_that_stays_slow_is_called_slow():
+    problem = replace(make_problem(make_workload([8], 0.5, 3000.0)), max_ttft_ms=1.0)
+    checked = verify(place(replace(problem, max_ttft_ms=None)), problem)
+    assert not checked.reports[0].starved
+    assert checked.status == "slow"
 
 
 def test_a_plan_without_time_for_its_replay_is_called_incomplete():
