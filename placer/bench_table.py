@@ -70,17 +70,21 @@ class Beaten:
 
 
 def check_records(records: Iterable[Any]) -> None:
-    """Refuse what is no record of ``bench place``.
+    """Refuse what is no record of ``bench place``, and what would count an instance twice.
 
     Raises
     ------
     InvalidProblemError
         Naming ``instances[i]``.
     """
+    known: dict[tuple[Any, ...], int] = {}
     for number, record in enumerate(records):
         missing = [name for name in NEEDED if name not in record] if isinstance(record, dict) else NEEDED
         if missing:
             raise InvalidProblemError(f"instances[{number}]", f"must have {', '.join(missing)}")
+        first = known.setdefault((record["family"], record["num_adapters"], record["seed"]), number)
+        if first != number:
+            raise InvalidProblemError(f"instances[{number}]", f"must not be instances[{first}] again")
 
 
 def rows(records: Sequence[Record]) -> tuple[Row, ...]:

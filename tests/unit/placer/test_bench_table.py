@@ -80,3 +80,8 @@ def test_what_is_no_record_is_refused_and_named():
         bench_table.check_records([record(1, 1), lacking])
     with pytest.raises(InvalidProblemError, match=r"instances\[0\] must have family"):
         bench_table.check_records([3])
+
+
+def test_an_instance_counts_once():
+    with pytest.raises(InvalidProblemError, match=r"instances\[2\] must not be instances\[0\] again"):
+        bench_table.check_records([record(1, 1), record(1, 1, seed=1), record(2, 1)])
