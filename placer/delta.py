@@ -294,10 +294,10 @@ def re_place(
     Raises
     ------
     InvalidProblemError
-        Where a GPU or a row is named twice.
+        Where a GPU or a row is named twice, or a row is none of the workload's.
     """
-    _check_current(current)
     count = problem.workload.num_adapters
+    _check_current(current, count)
     state = _State(problem, current, count if max_moves is None else max_moves)
     for gpu in range(len(current)):
         if not state.is_healthy(gpu):
@@ -325,13 +325,16 @@ def place_alone_code(state: _State, row: int) -> int:
     return int(fleet.gpu_of[row]) if fleet.gpu_of[row] < 0 else -1
 
 
-def _check_current(current: tuple[RunningGpu, ...]) -> None:
+def _check_current(current: tuple[RunningGpu, ...], num_adapters: int) -> None:
     numbers = [gpu.gpu for gpu in current]
     if len(set(numbers)) < len(numbers):
         raise InvalidProblemError("current.gpus", "must name each gpu once")
     rows = [row for gpu in current for row in gpu.rows]
     if len(set(rows)) < len(rows):
         raise InvalidProblemError("current.gpus", "must name each adapter on one gpu only")
+    unknown = next((row for row in rows if not 0 <= row < num_adapters), None)
+    if unknown is not None:
+        raise InvalidProblemError("current.gpus.rows", f"must be in 0..{num_adapters - 1}, got {unknown}")
 
 
 def _delta(problem: PlacementProblem, current: tuple[RunningGpu, ...], state: _State) -> PlacementDelta:

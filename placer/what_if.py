@@ -37,6 +37,11 @@ class Change:
         Slots of every server.
     starvation_risk, max_ttft_ms
         In place of the problem's.
+
+    Raises
+    ------
+    InvalidProblemError
+        Naming ``lose_gpus`` where it is below 0.
     """
 
     scale_rates: float = 1.0
@@ -46,6 +51,10 @@ class Change:
     max_loras: int | None = None
     starvation_risk: float | None = None
     max_ttft_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lose_gpus < 0:
+            raise InvalidProblemError("lose_gpus", f"must be >= 0, got {self.lose_gpus}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

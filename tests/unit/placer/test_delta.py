@@ -96,7 +96,7 @@ def test_noise_in_the_rates_moves_few_adapters_and_restarts_nothing():
     assert np.median(shares) <= 0.05
 
 
-def test_a_broken_gpu_that_no_moves_are_allowed_for_is_started_anew_or_named():
+def test_a_broken_gpu_that_no_other_flags_mend_and_no_move_may_is_named():
     workload = make_workload([8] * 30, 2.0)
     current = running(place(make_problem(workload)))
     grown = make_problem(with_rates(workload, 1.5))
@@ -157,4 +157,11 @@ def test_a_fleet_that_shrank_gives_back_a_gpu_within_the_moves_allowed():
 def test_a_current_plan_that_contradicts_itself_is_refused(gpus, words):
     current = tuple(RunningGpu(gpu=g, max_loras=m, max_lora_rank=r, rows=rows) for g, m, r, rows in gpus)
     with pytest.raises(InvalidProblemError, match=words):
+        re_place(make_problem(make_workload([8] * 3, 0.1)), current)
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_a_current_plan_with_rows_that_the_workload_has_not_is_refused(row):
+    current = (RunningGpu(gpu=0, max_loras=8, max_lora_rank=8, rows=(0, row)),)
+    with pytest.raises(InvalidProblemError, match=rf"rows must be in 0\.\.2, got {row}"):
         re_place(make_problem(make_workload([8] * 3, 0.1)), current)

@@ -92,6 +92,11 @@ def test_not_every_gpu_can_fail():
         consequence(problem, current, Change(lose_gpus=len(current)))
 
 
+def test_no_gpu_comes_back_by_failing():
+    with pytest.raises(InvalidProblemError, match="lose_gpus must be >= 0, got -1"):
+        Change(lose_gpus=-1)
+
+
 @pytest.mark.parametrize("max_loras", [0, 2.5, True])
 def test_slots_that_are_no_number_of_slots_are_refused(max_loras):
     with pytest.raises(InvalidProblemError, match="max_loras must be an integer"):
