@@ -28,7 +28,7 @@ Columns = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float6
 
 
 def _zipf(rng: Generator, count: int) -> Columns:
-    """Half a request a second for each adapter on average, shared as 1 / place."""
+    """A tenth of a request a second for each adapter on average, shared as 1 / place, 10 at most."""
     shares = 1.0 / np.arange(1, count + 1)
     rates = rng.permutation(0.1 * count * shares / shares.sum())
     # The first of many would alone be more than a GPU carries.

@@ -8,9 +8,11 @@ from placer.baselines import (
     dlora_proactive,
     loraserve,
     max_base,
+    max_base_half,
     round_robin,
     seed_greedy,
     seed_latency,
+    sum_of_rates,
 )
 from placer.bounds import load_bound, workload_utilisation
 from placer.errors import InvalidProblemError
@@ -71,6 +73,28 @@ def test_max_base_fills_gpus_to_the_base_models_maximum_in_the_order_given():
     assert np.concatenate([gpu.rows for gpu in plan.gpus]).tolist() == list(range(40))
 
 
+def test_max_base_half_has_the_same_groups_with_slots_for_half_of_them():
+    problem = make_problem(make_workload([8] * 40, 2.0))
+    whole, half = max_base(problem), max_base_half(problem)
+    assert whole is not None
+    assert half is not None
+    assert [gpu.rows.tolist() for gpu in half.gpus] == [gpu.rows.tolist() for gpu in whole.gpus]
+    assert [gpu.max_loras for gpu in whole.gpus] == [len(gpu.rows) for gpu in whole.gpus]
+    assert [gpu.max_loras for gpu in half.gpus] == [max(len(gpu.rows) // 2, 1) for gpu in whole.gpus]
+
+
+def test_sums_of_rates_fill_one_gpu_after_the_other_each_to_the_same_sum():
+    problem = make_problem(make_workload([8] * 60, np.linspace(1.0, 2.0, 60)))
+    plan = sum_of_rates(problem)
+    assert plan is not None
+    assert np.concatenate([gpu.rows for gpu in plan.gpus]).tolist() == list(range(60))
+    rates = problem.workload.rate_rps
+    held = [rates[gpu.rows].sum() for gpu in plan.gpus]
+    refused = [rates[gpu.rows].sum() + rates[gpu.rows[-1] + 1] for gpu in plan.gpus[:-1]]
+    assert len(held) > 2
+    assert max(held) < min(refused)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_gives_the_same_workload_for_the_same_seed_and_can_be_placed(family):
     calibration = make_calibration()
@@ -92,6 +116,13 @@ def test_the_references_greedy_stops_a_gpu_at_its_testing_points():
     assert plan is not None
     assert all(len(gpu.rows) in TESTING_POINTS for gpu in plan.gpus[:-1])
     assert all(gpu.predicted.starvation_probability <= problem.starvation_risk for gpu in plan.gpus)
+
+
+def test_the_references_greedy_takes_high_ranks_first_and_high_and_low_rates_in_turn():
+    problem = make_problem(make_workload([8, 8, 8, 8, 8, 16], np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.1])))
+    plan = seed_greedy(problem)
+    assert plan is not None
+    assert np.concatenate([gpu.rows for gpu in plan.gpus]).tolist() == [5, 4, 0, 3, 1, 2]
 
 
 def test_balancing_rules_leave_no_gpu_with_twice_the_load_of_another():
