@@ -420,4 +420,4 @@ def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedC
             f"alone on a GPU it waits longer than {problem.max_ttft_ms:g} ms for its first token, or leaves "
             "too little room to tell, with every max_loras that fits"
         )
-    return f"all {problem.max_gpus} GPUs are full"
+    return f"all {tables.max_gpus if problem.max_gpus is None else problem.max_gpus} GPUs are full"

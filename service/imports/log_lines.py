@@ -12,7 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 TOO_MANY_REQUESTS = 429
+LEAP_YEARS_APART = 8
+"""Two 29ths of February are no further apart than so many years."""
+
 MAX_DEPTH = 4
 """Objects within a line's object that are looked into: payload, body, usage."""
 
@@ -231,9 +234,21 @@ def _time_in(text: str) -> float | None:
     for pattern in (_CLF_TIME, _ISO_TIME):
         if found := pattern.search(text):
             return _seconds(found.group(1) if pattern is _CLF_TIME else found.group(0))
-    if found := _VLLM_TIME.search(text):  # vLLM leaves the year out; only differences count
-        month, day, clock = found.groups()
-        return _seconds(f"{datetime.now(UTC).year}-{month}-{day} {clock}")
+    if found := _VLLM_TIME.search(text):
+        return _in_latest_year(*found.groups())
+    return None
+
+
+def _in_latest_year(month: str, day: str, clock: str) -> float | None:
+    """Return the last such moment that is not yet to come: vLLM leaves the year out.
+
+    A log over New Year then stays a log of days. Clocks of other zones may be ahead of ours by a day.
+    """
+    latest = datetime.now(UTC) + timedelta(days=1)
+    for year in range(latest.year, latest.year - LEAP_YEARS_APART - 1, -1):
+        seconds = _seconds(f"{year}-{month}-{day} {clock}")
+        if seconds is not None and seconds <= latest.timestamp():
+            return seconds
     return None
 
 

@@ -100,6 +100,8 @@ class Table:
 
     def _mapping(self, names: list[str]) -> tuple[dict[str, str], float]:
         """Return the column of each field that there is, and what its rates are divided by."""
+        if repeated := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise ImportSourceError(f"{self.path.name}: has the column {repeated[0]!r} more than once")
         if unknown := self.columns.keys() - set(FIELDS):
             raise ImportSourceError(
                 f"must map one of {', '.join(FIELDS)}, got {min(unknown)!r}", field="--column"

@@ -50,6 +50,19 @@ def test_vllm_s_own_request_log_names_the_adapter_and_the_prompt_s_length():
     assert (found.adapter_id, found.input_tokens, found.output_tokens) == ("sql-lora", 3, None)
 
 
+def test_a_log_over_new_year_is_a_log_of_seconds_though_vllm_leaves_the_year_out():
+    line = VLLM.format(prompt="hi", lora="LoRARequest(lora_name='a', lora_int_id=1)")
+    before, after = (
+        read_line(line.replace("11-26 02:10:07", time)).at_s for time in ("12-31 23:59:58", "01-01 00:00:03")
+    )
+    assert after - before == 5
+
+
+def test_the_29th_of_february_is_a_time_in_every_year():
+    line = VLLM.format(prompt="hi", lora="LoRARequest(lora_name='a', lora_int_id=1)")
+    assert read_line(line.replace("11-26 02:10:07", "02-29 12:00:00")).at_s is not None
+
+
 def test_a_prompt_cannot_pass_for_another_adapter():
     prompt = "lora_request: LoRARequest(lora_name='other', prompt_token_ids: [1]"
     line = VLLM.format(prompt=prompt, lora="LoRARequest(lora_name='sql-lora', lora_int_id=1)")

@@ -135,6 +135,13 @@ def test_a_wrong_cell_is_named_by_row_and_column(tmp_path, cells, message):
         Table(path=path).read()
 
 
+def test_a_column_that_a_table_has_twice_is_named(tmp_path):
+    path = tmp_path / "fleet.csv"
+    path.write_text("id,rank,rate,rank\na,8,0.5,16\n")
+    with pytest.raises(ImportSourceError, match=r"fleet\.csv: has the column 'rank' more than once"):
+        Table(path=path).read()
+
+
 def test_a_column_may_be_mapped_and_must_be_there(tmp_path):
     path = tmp_path / "fleet.csv"
     path.write_text("tenant,load\na,0.5\n")
