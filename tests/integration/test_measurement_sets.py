@@ -50,7 +50,7 @@ def test_without_a_store_a_set_on_disk_is_found_and_a_new_one_is_to_be_given_aga
     [
         ({"load_times.csv": b"model,source\n"}, "tables.load_times.csv"),
         ({"load_times.csv": table([dict.fromkeys(("model", "source"), "1")])}, "tables.load_times.csv"),
-        ({"memory_kv.csv": b"\xff\xfe\x00"}, "tables"),
+        ({"memory_kv.csv": b"\xff\xfe\x00"}, "tables.memory_kv.csv"),
         ({RUNS: table([RUN | {"max_loras": "none"}])}, "tables.runs.csv line 2, max_loras"),
         ({"model_config.json": b"{"}, "tables"),
         ({"model_config.json": b"{}"}, "tables.model_config.json.num_attention_heads"),

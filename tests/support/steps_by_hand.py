@@ -9,6 +9,7 @@ from service.settings import Settings
 from service.steps import batch, gather, train, validate
 from service.storage.connection import connect
 from service.storage.files import FileExchange
+from service.storage.recalibrations import RecalibrationStore
 from service.storage.versions import VersionStore
 from service.storage.waves import Wave
 from tests.support.measurement_sets import minimal_tables
@@ -30,6 +31,7 @@ class StepsByHand:
         known = load_calibration(shipped_calibration_ids()[0])
         gpu_type, base_model, engine_version = known.calibration_id.split("/")
         target = MeasuringTarget(base_model=base_model, gpu_type=gpu_type, engine_version=engine_version)
+        self._end_what_others_left(base_model)
         set_id = MeasurementSets(self.files).add(minimal_tables()).set_id
         request = RecalibrationRequest(target=target, measurement_set=set_id, num_rows=num_rows, seed=seed)
         job = self.service.submit(request, actor="test")
@@ -62,6 +64,12 @@ class StepsByHand:
 
     def gather(self, job_id):
         return gather.run(self._payload(self.service.get(job_id)))
+
+    def _end_what_others_left(self, base_model):
+        """One recalibration of a target is under way at a time, and tests share a store."""
+        for job in RecalibrationStore(self.client).under_way():
+            if job.base_model == base_model:
+                self.service.cancel(job.job_id)
 
     def _payload(self, job):
         return {"job_id": job.job_id, "generation": job.generation}
