@@ -10,7 +10,7 @@ import { DataTable } from "./table.js";
 /** @typedef {import("./types.js").Server} Server */
 
 const LITTLE_ROOM = 0.1;
-const VERIFIED = { verified: "good", starved: "bad", failed: "bad", incomplete: "warn" };
+const VERIFIED = { verified: "good", starved: "bad", failed: "bad", slow: "warn", incomplete: "warn" };
 const BOUNDS = { throughput: "throughput", slots: "slots (max_loras)", kv_memory: "KV memory", none: "nothing" };
 
 /** Shows one plan after another in the same place. */
