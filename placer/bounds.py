@@ -123,6 +123,9 @@ PROOFS = (
 FINER_GAIN = 1.02
 """The last of `PROOFS` had sums of shares larger by less than this factor than the first one."""
 
+NEAR = 2
+"""GPUs of a plan above its bound, at most, where cutting finer may yet prove it: a search may save one."""
+
 SMALL_FLEET = 20
 """With more GPUs one more or less is no matter of how finely shares are cut."""
 
@@ -192,8 +195,8 @@ def tightened(problem: PlacementProblem, found: LowerBounds, num_gpus: int) -> L
     for precision in PROOFS:
         shares = np.minimum(least_shares(problem, precision), 1.0)
         found = replace(found, share=max(found.share, martello_toth(shares)))
-        is_open = found.best < num_gpus <= SMALL_FLEET
-        if not is_open or shares.sum() * FINER_GAIN <= found.best:
+        is_near = 0 < num_gpus - found.best <= NEAR
+        if not is_near or num_gpus > SMALL_FLEET or shares.sum() * FINER_GAIN <= found.best:
             break
     return found
 
