@@ -151,6 +151,23 @@ def calibration_vector(
     return vector
 
 
+def traffic_columns(workload: Workload) -> NDArray[np.float64]:
+    """Return what `models.kernels.features.adapter_terms` takes of each adapter, (num_adapters, 7) float64.
+
+    Rank, rate, mean prompt and output tokens, cv of both, cv of gaps; NaN is the shape of ShareGPT.
+    """
+    columns = [
+        workload.rank.astype(np.float64),
+        workload.rate_rps,
+        workload.input_tokens_mean,
+        workload.output_tokens_mean,
+        workload.input_tokens_cv,
+        workload.output_tokens_cv,
+        workload.arrival_cv,
+    ]
+    return np.ascontiguousarray(np.stack(columns, axis=1))
+
+
 def adapter_terms(workload: Workload, rate_rps: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Return every adapter's terms, (num_adapters, NUM_AGGREGATES) float64; sums, then two maxima.
 

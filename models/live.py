@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.errors import DatasetError
-from models.features import HORIZON_S, NUM_FEATURES, aggregate, calibration_vector, features_of
+from models.features import (
+    HORIZON_S,
+    NUM_FEATURES,
+    aggregate,
+    calibration_vector,
+    features_of,
+    traffic_columns,
+)
 from models.scenarios import GROUP_SIZE, MAX_REQUESTS, Scenario
 from twin.domain import ServerConfig, Workload
 from twin.errors import InvalidInputError
@@ -168,17 +175,8 @@ NOT_GIVEN = -1.0
 
 
 def _columns(workload: Workload) -> NDArray[np.float64]:
-    """Return rank, rate, lengths, cvs of each adapter, (num_adapters, 7) float64; what is not given is -1."""
-    columns = [
-        workload.rank.astype(np.float64),
-        workload.rate_rps,
-        workload.input_tokens_mean,
-        workload.output_tokens_mean,
-        workload.input_tokens_cv,
-        workload.output_tokens_cv,
-        workload.arrival_cv,
-    ]
-    return np.nan_to_num(np.stack(columns, axis=1), nan=NOT_GIVEN)
+    """Return the traffic of each adapter, (num_adapters, 7) float64; what is not given is -1."""
+    return np.nan_to_num(traffic_columns(workload), nan=NOT_GIVEN)
 
 
 def _cuts(kinds: NDArray[np.float64], counts: NDArray[np.int64]) -> list[int]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.features import NUM_FEATURES
+from models.features import NUM_FEATURES, traffic_columns
 from models.kernels.features import MIN_RATE_RPS
 from models.surrogate import Prediction
 from placer import bounds, limits
 from placer.explain import binding_constraint, head_room
 from placer.improvement import search
 from placer.kernels import packing as kernel
-from placer.kernels.acceptance import Oracle
+from placer.kernels.acceptance import Oracle, best_choice
 from placer.kernels.balancing import balance
 from placer.kernels.best_case import utilisation_of_each
 from placer.kernels.rates import NUM_STATE, rate_factor
@@ -176,21 +176,6 @@ def compile_search(problem: PlacementProblem) -> None:
     improved(tables, run(tables, VARIANTS[0]), wanted=0, budget=1)
 
 
-def traffic_columns(problem: PlacementProblem) -> NDArray[np.float64]:
-    """Return what `models.kernels.features.adapter_terms` takes, (num_adapters, 7) float64."""
-    workload = problem.workload
-    columns = [
-        workload.rank.astype(np.float64),
-        workload.rate_rps,
-        workload.input_tokens_mean,
-        workload.output_tokens_mean,
-        workload.input_tokens_cv,
-        workload.output_tokens_cv,
-        workload.arrival_cv,
-    ]
-    return np.ascontiguousarray(np.stack(columns, axis=1))
-
-
 def build_tables(
     problem: PlacementProblem, also: Iterable[int] = (), *, spread_over: int | None = None
 ) -> Tables:
@@ -227,7 +212,7 @@ def build_tables(
         ),
         items=kernel.Items(
             rank_class=slot_rank_classes(workload.rank),
-            traffic=traffic_columns(problem),
+            traffic=traffic_columns(workload),
             share=shares,
             utilisation=utilisation,
             load_std=load_std,
@@ -385,15 +370,22 @@ def unplaced_of(problem: PlacementProblem, tables: Tables, packing: Packing) -> 
     is_candidate[tables.candidates] = True
     for row in np.flatnonzero(packing.fleet.gpu_of < 0).tolist():
         code = _CODES[int(packing.fleet.gpu_of[row])] if is_candidate[row] else "request_too_long"
-        if code == "starvation_risk" and problem.max_ttft_ms is not None and not _starves(problem, row):
+        if (
+            code == "starvation_risk"
+            and problem.max_ttft_ms is not None
+            and not _starves(problem, tables, row)
+        ):
             code = "max_ttft_ms"
         yield Unplaced(row=row, code=code, reason=_reason(problem, tables, row, code))
 
 
-def _starves(problem: PlacementProblem, row: int) -> bool:
+def _starves(problem: PlacementProblem, tables: Tables, row: int) -> bool:
     """Tell whether an adapter would starve alone on a GPU, were its TTFT not limited."""
-    alone = replace(problem, workload=problem.workload.subset(np.array([row])), max_ttft_ms=None)
-    return bool((run(build_tables(alone), VARIANTS[0]).fleet.gpu_of < 0).any())
+    oracle = tables.oracle._replace(margins=problem.margins.vector, max_ttft_ms=math.inf)
+    terms = np.empty(NUM_STATE)
+    kernel.terms_of(tables.items, row, terms)
+    _, risk = best_choice(oracle, terms, tables.items.rank_class[row], np.empty(NUM_FEATURES, np.float32))
+    return bool(risk > oracle.starvation_risk)
 
 
 def _reason(problem: PlacementProblem, tables: Tables, row: int, code: UnplacedCode) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.features import traffic_columns
 from placer.delta import re_place
 from placer.packing import (
     VARIANTS,
@@ -22,7 +23,6 @@ from placer.packing import (
     first_packing,
     place,
     run,
-    traffic_columns,
     unplaced_of,
 )
 from placer.risk import least_allowance
@@ -115,7 +115,7 @@ def replicas_needed(problem: PlacementProblem, unplaced: Iterable[Unplaced]) -> 
 def _parts_of(problem: PlacementProblem, rows: Sequence[int]) -> NDArray[np.int64]:
     """Return the fewest parts of each of these rows, 1 for the others; equal traffic is asked about once."""
     counts = np.ones(problem.workload.num_adapters, dtype=np.int64)
-    traffic = np.column_stack([traffic_columns(problem), problem.workload.rate_rps_std])
+    traffic = np.column_stack([traffic_columns(problem.workload), problem.workload.rate_rps_std])
     schedules = problem.workload.rate_schedules
     known: dict[tuple[bytes, int], int] = {}
     for row in rows:
@@ -139,12 +139,16 @@ def _fewest(problem: PlacementProblem, row: int) -> int:
     )
     part = alone.workload
     largest_fleet = 2 * problem.max_replicas * problem.workload.num_adapters
-    for count in range(1, problem.max_replicas + 1):
+
+    def is_carried(count: int) -> bool:
         one = part.divided(np.array([count])).subset(np.array([0]))
         tables = build_tables(replace(alone, workload=one), spread_over=largest_fleet)
-        if (run(tables, VARIANTS[0]).fleet.gpu_of >= 0).all():
-            return count
-    return 1
+        return bool((run(tables, VARIANTS[0]).fleet.gpu_of >= 0).all())
+
+    # A first token that comes too late on a GPU with next to no load comes no earlier with more.
+    if problem.max_ttft_ms is not None and not is_carried(problem.max_replicas):
+        return 1
+    return next(filter(is_carried, range(1, problem.max_replicas + 1)), 1)
 
 
 def place_replicated(problem: PlacementProblem) -> tuple[Placement, Replicated | None]:

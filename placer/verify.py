@@ -228,7 +228,7 @@ def _mend(
     tables = packing.build_tables(_warned(placement, problem, failing, ladder), ladder)
     fleet = take_up(placement, tables, min(tables.max_gpus, placement.num_gpus + len(failing)))
     num_gpus, repairs = placement.num_gpus, []
-    # Nobody may move to a GPU that starves: full, for the packer.
+    # Nobody may move to a failing GPU: full, for the packer.
     own_share = fleet.share[failing].copy()
     fleet.share[failing] = SHUT
     for gpu in failing:
