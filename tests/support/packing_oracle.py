@@ -28,7 +28,7 @@ from placer.kernels.best_case import best_case_utilisation
 from placer.ranks import slot_rank
 from placer.risk import rate_z, risk_allowance
 from twin.domain import ServerConfig
-from twin.kernels.latency import scheduler_us, step_ms
+from twin.kernels.latency import GRAPH_TOKENS, scheduler_us, step_ms
 from twin.latency import scheduler_coefficients, step_coefficients
 
 if TYPE_CHECKING:
@@ -160,10 +160,13 @@ class Oracle:
             return True
         calibration = self.problem.calibration
         active, running = server.max_loras / asked["slots_over_active"], asked["batch"] + 1.0
-        step = step_ms(
-            step_coefficients(calibration.step),
+        prompt_tokens = running * aggregates[RATE_IN] / aggregates[RATE_OUT]
+        # Steps about the largest CUDA graph: a share of them, growing with the mean, is beyond it.
+        beyond = min(max((running + prompt_tokens) / GRAPH_TOKENS - 0.5, 0.0), 1.0)
+        step = calibration.step.eager_ms * beyond + step_ms(
+            step_coefficients(replace(calibration.step, eager_ms=0.0)),
             running,
-            running * aggregates[RATE_IN] / aggregates[RATE_OUT],
+            prompt_tokens,
             running * asked["context_tokens"],
             min(active + 1 - active / count, server.max_loras),
             server.max_lora_rank,
